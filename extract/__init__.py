@@ -1,0 +1,96 @@
+"""Batch feature extraction: a catalogue's pictures and texts into captions and vectors, by id, resumable.
+
+This module imports neither torch nor transformers; engines that need them live in their own modules.
+"""
+
+from extract.caption import caption_items, caption_parts, caption_rows, caption_store, captions_of
+from extract.embed import embed_items, embed_parts, embed_store, embed_texts, embedded_table
+from extract.engines import (
+    CaptionConfig,
+    Captioner,
+    EmbedConfig,
+    Embedder,
+    FakeEngine,
+    build_captioner,
+    build_embedder,
+    engine_fingerprint,
+)
+from extract.errors import (
+    CatalographError,
+    ConfigError,
+    InvalidData,
+    MissingPrerequisite,
+    ResourceExhausted,
+    RunFolderError,
+    TooManyBadInputs,
+    TrainingDiverged,
+    UnsafeInput,
+)
+from extract.features import FeatureTable, Provenance
+from extract.items import Catalog, CatalogColumns, Item, read_catalog
+from extract.pictures import BadPicture, PictureLimits, PictureSource, decode_picture
+from extract.prompts import CAPTION_PROMPTS, Prompt, caption_prompt, render_text
+from extract.stage import StageResult
+from extract.store import (
+    BadRow,
+    ShardStore,
+    bucket_of,
+    content_hash,
+    fingerprint,
+    hash_file,
+    quarantine_of,
+    write_atomic,
+)
+
+__all__ = [
+    "CAPTION_PROMPTS",
+    "BadPicture",
+    "BadRow",
+    "CaptionConfig",
+    "Captioner",
+    "Catalog",
+    "CatalogColumns",
+    "CatalographError",
+    "ConfigError",
+    "EmbedConfig",
+    "Embedder",
+    "FakeEngine",
+    "FeatureTable",
+    "InvalidData",
+    "Item",
+    "MissingPrerequisite",
+    "PictureLimits",
+    "PictureSource",
+    "Prompt",
+    "Provenance",
+    "ResourceExhausted",
+    "RunFolderError",
+    "ShardStore",
+    "StageResult",
+    "TooManyBadInputs",
+    "TrainingDiverged",
+    "UnsafeInput",
+    "bucket_of",
+    "build_captioner",
+    "build_embedder",
+    "caption_items",
+    "caption_parts",
+    "caption_prompt",
+    "caption_rows",
+    "caption_store",
+    "captions_of",
+    "content_hash",
+    "decode_picture",
+    "embed_items",
+    "embed_parts",
+    "embed_store",
+    "embed_texts",
+    "embedded_table",
+    "engine_fingerprint",
+    "fingerprint",
+    "hash_file",
+    "quarantine_of",
+    "read_catalog",
+    "render_text",
+    "write_atomic",
+]

@@ -1,0 +1,222 @@
+"""The caption stage: pictures of a catalogue into a shard store of captions."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from extract.engines import Captioner
+from extract.errors import UnsafeInput
+from extract.faults import Failure, isolate
+from extract.items import Catalog, Item
+from extract.pictures import BadPicture, PictureLimits, PictureSource, decode_picture
+from extract.prompts import Prompt
+from extract.stage import Progress, ShardOutput, StageResult, run_shards
+from extract.store import BadRow, ShardStore, content_hash
+
+STAGE = "caption"
+SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", "caption", "status", "input_sha256")])
+
+
+def caption_parts(
+    captioner: Captioner, *, prompt: Prompt, batch_size: int, limits: PictureLimits | None = None
+) -> dict[str, Any]:
+    """The fingerprint parts of a caption store: everything that decides a caption, except the items."""
+    return {
+        "stage": STAGE,
+        "engine": dict(captioner.fingerprint),
+        "prompt": prompt.as_part(),
+        "batch_size": batch_size,
+        "limits": (limits or PictureLimits()).model_dump(),
+    }
+
+
+def caption_store(
+    folder: Path,
+    captioner: Captioner,
+    *,
+    prompt: Prompt,
+    batch_size: int,
+    buckets: int,
+    limits: PictureLimits | None = None,
+) -> ShardStore:
+    """The store for captions made with these settings.
+
+    Raises:
+        RunFolderError: the folder holds captions made with others.
+    """
+    parts = caption_parts(captioner, prompt=prompt, batch_size=batch_size, limits=limits)
+    return ShardStore(folder, parts, buckets)
+
+
+def caption_items(
+    catalog: Catalog,
+    captioner: Captioner,
+    store: ShardStore,
+    *,
+    prompt: Prompt,
+    batch_size: int = 8,
+    limits: PictureLimits | None = None,
+    max_bad: float = 0.01,
+    retry_bad: bool = False,
+    part: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
+) -> StageResult:
+    """Caption every picture of a catalogue; committed shards whose inputs did not change are reused.
+
+    An item without a picture is absent, not bad. A picture that cannot be used, and an item the engine fails
+    on, is quarantined with its reason; its neighbours are not touched. Equal pictures with equal instructions
+    are captioned once per shard.
+
+    Args:
+        catalog: items and their pictures.
+        captioner: the engine.
+        store: made with the same settings, by `caption_store`.
+        prompt: the instruction; its slots are filled from the item.
+        batch_size: pictures per call of the engine.
+        limits: how large a picture may be.
+        max_bad: share of items that may be quarantined (at least one, unless 0).
+        retry_bad: work again on shards that hold quarantined items.
+        part: ``(i, n)``: this process works on every n-th bucket beginning with i.
+        progress: told (items done, items in all) after each shard.
+
+    Raises:
+        TooManyBadInputs: more than ``max_bad`` were quarantined.
+        UnsafeInput: items name pictures, but the catalogue has no pictures.
+    """
+    limits = limits or PictureLimits()
+    if catalog.pictures is None and catalog.table["picture"].null_count < len(catalog):
+        raise UnsafeInput(
+            "U404",
+            "items name pictures, but no folder of pictures is given",
+            next_step="set `pictures` to the folder or zip file the names are relative to",
+        )
+
+    def digest(positions: Sequence[int]) -> str:
+        return _shard_sha256(
+            (item, _read(item, prompt.render(item), catalog.pictures, limits)[0])
+            for item in catalog.take(positions)
+        )
+
+    def compute(positions: Sequence[int]) -> ShardOutput:
+        work = _ShardWork(captioner, prompt, catalog.pictures, limits)
+        for item in catalog.take(positions):
+            work.add(item)
+            if len(work.waiting) == batch_size:
+                work.flush()
+        work.flush()
+        return work.output()
+
+    return run_shards(
+        catalog.ids,
+        store,
+        digest=digest,
+        compute=compute,
+        max_bad=max_bad,
+        retry_bad=retry_bad,
+        part=part,
+        progress=progress,
+    )
+
+
+@dataclass
+class _ShardWork:
+    """One shard in work: items are added in id order, pictures wait until a batch is full."""
+
+    captioner: Captioner
+    prompt: Prompt
+    pictures: PictureSource | None
+    limits: PictureLimits
+    items: list[tuple[Item, str]] = field(default_factory=list)
+    """Items with the hash of their input; items of equal hash share one outcome."""
+    waiting: dict[str, tuple[Image.Image, str]] = field(default_factory=dict)
+    outcomes: dict[str, str | Failure | None] = field(default_factory=dict)
+    """By input hash: the caption, why there is none, or None where there is no picture."""
+
+    def add(self, item: Item) -> None:
+        """Read and decode one item's picture, unless an equal one was seen."""
+        text = self.prompt.render(item)
+        key, data = _read(item, text, self.pictures, self.limits)
+        if key not in self.outcomes and key not in self.waiting:
+            if isinstance(data, bytes):
+                try:
+                    self.waiting[key] = (decode_picture(data, self.limits), text)
+                except BadPicture as bad:
+                    self.outcomes[key] = Failure(bad.reason, bad.detail)
+            else:
+                self.outcomes[key] = data
+        self.items.append((item, key))
+
+    def flush(self) -> None:
+        """Caption the waiting pictures."""
+        if not self.waiting:
+            return
+
+        def work(batch: Sequence[tuple[Image.Image, str]]) -> list[str]:
+            return self.captioner.caption([image for image, _ in batch], [text for _, text in batch])
+
+        for key, result in zip(self.waiting, isolate(work, list(self.waiting.values())), strict=True):
+            empty = isinstance(result, str) and not result.strip()
+            self.outcomes[key] = Failure("empty-caption", "the model wrote nothing") if empty else result
+        self.waiting = {}
+
+    def output(self) -> ShardOutput:
+        """The shard's Parquet bytes and counts."""
+        rows, bad = [], []
+        for item, key in self.items:
+            outcome = self.outcomes[key]
+            status = "bad" if isinstance(outcome, Failure) else "absent" if outcome is None else "ok"
+            caption = outcome if isinstance(outcome, str) else None
+            rows.append({"item_id": item.item_id, "caption": caption, "status": status, "input_sha256": key})
+            if isinstance(outcome, Failure):
+                bad.append(BadRow(item.item_id, STAGE, outcome.reason, outcome.detail))
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
+        return ShardOutput(
+            data=buffer.getvalue(),
+            suffix="parquet",
+            input_sha256=_shard_sha256(self.items),
+            n_absent=sum(row["status"] == "absent" for row in rows),
+            bad=bad,
+        )
+
+
+def _read(
+    item: Item, text: str, pictures: PictureSource | None, limits: PictureLimits
+) -> tuple[str, bytes | Failure | None]:
+    """The hash of an item's input, and its picture's bytes, why there are none, or None without a picture."""
+    if item.picture is None or pictures is None:
+        return content_hash([text, "absent"]), None
+    try:
+        data = pictures.read(item.picture, limits)
+        return content_hash([text, content_hash(data)]), data
+    except BadPicture as bad:
+        return content_hash([text, f"{bad.reason}: {bad.detail}"]), Failure(bad.reason, bad.detail)
+
+
+def _shard_sha256(items: Iterable[tuple[Item, str]]) -> str:
+    return content_hash([[item.item_id, key] for item, key in items])
+
+
+def caption_rows(store: ShardStore) -> Iterator[dict[str, str | None]]:
+    """Rows ``item_id, caption, status (ok, absent, bad), input_sha256`` of a store, shard by shard."""
+    for row in store.rows().values():
+        if row.n_in:
+            yield from pq.read_table(io.BytesIO(store.read(row))).to_pylist()
+
+
+def captions_of(store: ShardStore) -> dict[str, str]:
+    """Item id -> caption, sorted by id, of the items that have one.
+
+    Raises:
+        InvalidData: a stored shard is damaged.
+    """
+    found = ((str(row["item_id"]), row["caption"]) for row in caption_rows(store))
+    return dict(sorted((item_id, caption) for item_id, caption in found if caption is not None))

@@ -1,0 +1,81 @@
+"""Disk primitives: content hashes, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from extract.errors import ResourceExhausted
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON spelling of a value: sorted keys, no spaces, ASCII; NaN is a ValueError."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
+
+
+def content_hash(value: Any) -> str:
+    """sha256 (hex) of bytes as they are, of anything else by its canonical JSON."""
+    return hashlib.sha256(value if isinstance(value, bytes) else canonical_json(value)).hexdigest()
+
+
+def fingerprint(**parts: Any) -> str:
+    """sha256 (hex) of everything that decides an artefact, given as named JSON values."""
+    return content_hash(parts)
+
+
+def hash_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bucket_of(item_id: str, buckets: int) -> int:
+    """The bucket (0 to buckets - 1) of an item id; the same on every machine and Python."""
+    return int.from_bytes(hashlib.sha256(item_id.encode()).digest()[:8], "big") % buckets
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that a rename inside it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: temporary name in the same folder, fsync, rename, fsync the folder.
+
+    Raises:
+        ResourceExhausted: the disk, the quota or the file size limit is full; the old file stands untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path, len(data)) from error
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def disk_error(error: OSError, path: Path, size: int) -> Exception:
+    """ResourceExhausted if the error says that a disk, a quota or a size limit is full, else the error."""
+    if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return error
+    return ResourceExhausted(
+        "R601",
+        f"no room to write {size:,} bytes",
+        where=str(path),
+        why=error.strerror or "",
+        next_step="free space, then run the same command again: what is committed is kept",
+    )

