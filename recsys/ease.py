@@ -1,0 +1,97 @@
+"""EASE: a linear item-item model in closed form (Steck, "Embarrassingly Shallow Autoencoders for Sparse
+Data", WWW 2019).
+
+With P = (X^T X + lambda I)^-1: B_ij = -P_ij / P_jj, B_jj = 0, score = X B. Dense, so I is bounded by memory:
+4 I^2 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.linalg import lapack
+
+from extract.errors import InvalidData, ResourceExhausted
+from extract.features import FeatureTable
+from recsys.interactions import Interactions
+from recsys.ranking import blocks
+
+
+class EaseConfig(BaseModel):
+    """Settings of EASE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    l2: float = Field(default=300.0, gt=0)
+    """Lambda, the ridge on the diagonal; search it on a logarithmic scale, 10 to 10,000."""
+
+
+class Ease:
+    """Item weights B [I, I] solved from the train matrix."""
+
+    def __init__(
+        self,
+        config: EaseConfig,
+        train: Interactions,
+        features: Mapping[str, FeatureTable] | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.config = config
+        self.axes = train.axes_hash()
+        self._matrix = train.matrix()
+        self._weights = np.zeros((0, 0), dtype=np.float32)
+
+    def solve(self) -> None:
+        """Factor and invert in float32, in place; too many items for memory raises ResourceExhausted."""
+        n = self._matrix.shape[1]
+        _check_memory(n)
+        gram = np.zeros((n, n), dtype=np.float32, order="F")
+        columns = self._matrix.T.tocsr()
+        for part in blocks(n, 512):
+            gram[:, part] = (columns[part] @ self._matrix).toarray().T
+        gram[np.diag_indices(n)] += np.float32(self.config.l2)
+        inverse, failed = lapack.spotrf(gram, lower=1, overwrite_a=1)
+        if not failed:
+            inverse, failed = lapack.spotri(inverse, lower=1, overwrite_c=1)
+        if failed:
+            raise InvalidData(
+                "D213",
+                "the EASE system cannot be inverted",
+                why=f"l2 = {self.config.l2}",
+                next_step="raise `l2`",
+            )
+        # LAPACK fills the lower triangle only; seen through the transpose, the matrix is in row order.
+        weights: NDArray[np.float32] = inverse.T
+        for column in range(n):
+            weights[column + 1 :, column] = weights[column, column + 1 :]
+        weights /= -np.diag(weights).copy()
+        weights[np.diag_indices(n)] = 0.0
+        self._weights = weights
+
+    def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """X B, [B, I]."""
+        return np.asarray(self._matrix[user_rows] @ self._weights, dtype=np.float32)
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """What `save_model` keeps."""
+        return {"weights": self._weights}
+
+    def restore(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take back what `tensors` gave."""
+        self._weights = tensors["weights"]
+
+
+def _check_memory(n_items: int) -> None:
+    needed, there = 4 * n_items**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ResourceExhausted(
+            "M201",
+            "EASE does not fit into memory",
+            why=f"{n_items} items need {needed / 2**30:.1f} GiB, the machine has {there / 2**30:.1f} GiB",
+            next_step="use item_knn or lightgcn, or fewer items",
+        )

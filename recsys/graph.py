@@ -1,0 +1,138 @@
+"""The shared mathematics of graph recommenders: the normalised user-item graph, item neighbour graphs, and
+products with them.
+
+A node vector table is [N, D] with the U users first and the I items after them, N = U + I.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from recsys.ranking import best_columns, blocks
+
+
+def normalised_adjacency(matrix: sparse.csr_array) -> sparse.csr_array:
+    """D^-1/2 A D^-1/2 of the bipartite graph A = [[0, R], [R^T, 0]], CSR float32 [N, N].
+
+    A node without edges has an empty row: no epsilon is added to the degrees, which would only blur the
+    others.
+    """
+    weights = matrix.tocoo()
+    users, items = np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=matrix.shape[1])
+    values = 1.0 / np.sqrt(users[weights.row].astype(np.float64) * items[weights.col])
+    normalised = sparse.csr_array((values.astype(np.float32), (weights.row, weights.col)), shape=matrix.shape)
+    return sparse.block_array([[None, normalised], [normalised.T, None]], format="csr").astype(np.float32)
+
+
+def knn_graph(
+    features: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    k: int,
+    *,
+    places: NDArray[np.int64],
+    block: int = 512,
+) -> sparse.csr_array:
+    """Exact k nearest neighbours by cosine, CSR float32 [I, I], every edge 1/k, an item being its own first
+    neighbour.
+
+    The frozen item graph of FREEDOM: its symmetric normalisation by row degree is 1/k everywhere, as each row
+    has k edges. Rows and columns of absent items are empty; where fewer than k items are present, k is their
+    number. Equal cosines go by `places`. Memory is one block of similarities, `block` x I.
+    """
+    rows = np.flatnonzero(present)
+    vectors = features[rows].astype(np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    own_places = np.argsort(np.argsort(places[rows], kind="stable"), kind="stable").astype(np.int64)
+    k = min(k, len(rows))
+    neighbours = np.empty((len(rows), k), dtype=np.int64)
+    for part in blocks(len(rows), block):
+        similarity = vectors[part] @ vectors.T
+        # Rounding or a twin could push an item off the top of its own list.
+        similarity[np.arange(part.stop - part.start), np.arange(part.start, part.stop)] = np.inf
+        neighbours[part] = best_columns(similarity, k, own_places)
+    edges = (np.repeat(rows, k), rows[neighbours.ravel()])
+    values = np.full(len(edges[0]), 1.0 / max(k, 1), dtype=np.float32)
+    return sparse.csr_array((values, edges), shape=(len(present), len(present)))
+
+
+def mixed_graph(graphs: Sequence[sparse.csr_array], weights: Sequence[float]) -> sparse.csr_array:
+    """Weighted sum of item graphs whose rows sum to one or zero; the weights of the graphs that know an item
+    are scaled to one.
+
+    So an item that lacks a modality leans wholly on the others, and one that lacks all has an empty row.
+    """
+    known = sum(weight * (np.diff(graph.indptr) > 0) for graph, weight in zip(graphs, weights, strict=True))
+    scale = np.divide(1.0, known, out=np.zeros(graphs[0].shape[0]), where=np.asarray(known) > 0)
+    total = sum(
+        (weight * graph for graph, weight in zip(graphs[1:], weights[1:], strict=True)),
+        weights[0] * graphs[0],
+    )
+    return sparse.csr_array(sparse.diags_array(scale) @ total).astype(np.float32)
+
+
+def csr_tensor(matrix: sparse.csr_array) -> Tensor:
+    """The same matrix as a torch CSR tensor with int32 indices: half the index traffic of int64."""
+    with warnings.catch_warnings():
+        # Torch announces once per process that CSR is in beta; the products used here have tests.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(np.int32)),
+            torch.from_numpy(matrix.indices.astype(np.int32)),
+            torch.from_numpy(matrix.data.astype(np.float32)),
+            size=matrix.shape,
+            check_invariants=False,
+        )
+
+
+class _PropagateSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, adjacency: Tensor, nodes: Tensor, layers: int) -> Tensor:
+        ctx.adjacency, ctx.layers = adjacency, layers
+        return _layer_sum(adjacency, nodes, layers)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        return None, _layer_sum(ctx.adjacency, gradients[0], ctx.layers), None
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, graph: Tensor, transposed: Tensor, nodes: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return graph @ nodes
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, cast("Any", ctx).transposed @ gradients[0].contiguous()
+
+
+def _layer_sum(adjacency: Tensor, nodes: Tensor, layers: int) -> Tensor:
+    nodes = nodes.contiguous()
+    total = nodes
+    for _ in range(layers):
+        total = torch.addmm(nodes, adjacency, total)
+    return total
+
+
+def propagate_sum(adjacency: Tensor, nodes: Tensor, layers: int) -> Tensor:
+    """Sum over l = 0..layers of A^l X, [N, D], for a **symmetric** CSR adjacency [N, N].
+
+    By Horner's rule, one product per layer; the operator is its own adjoint, so the backward pass is the same
+    call on the gradient and nothing is kept in between.
+    """
+    return cast("Tensor", _PropagateSum.apply(adjacency, nodes, layers))  # type: ignore[no-untyped-call]
+
+
+def graph_product(graph: Tensor, transposed: Tensor, nodes: Tensor) -> Tensor:
+    """S X for a CSR graph and its transpose, which the backward pass needs; gradients flow to X only."""
+    return cast("Tensor", _Product.apply(graph, transposed, nodes))  # type: ignore[no-untyped-call]

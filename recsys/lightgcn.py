@@ -1,0 +1,70 @@
+"""LightGCN: linear propagation of id embeddings over the user-item graph (He et al., SIGIR 2020).
+
+E = 1/(L+1) sum over l = 0..L of A^l E0; loss = BPR + reg * 1/2 ||E0 of the batch||^2 / B, as in the authors'
+code. Left out: their drawing of users with replacement (every train pair is visited once per epoch here) and
+edge dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from extract.features import FeatureTable
+from recsys.graph import csr_tensor, normalised_adjacency, propagate_sum
+from recsys.interactions import Interactions
+from recsys.losses import bpr, half_squared_norm, margin
+from recsys.two_tower import TwoTower
+
+
+class LightGCNConfig(BaseModel):
+    """Settings of LightGCN; the paper trains with learning rate 1e-3 and batches of 2048."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_size: int = Field(default=64, ge=1)
+    """Width D of the embeddings."""
+    layers: int = Field(default=3, ge=0)
+    """Propagation steps L; 0 is plain matrix factorisation."""
+    reg: float = Field(default=1e-4, ge=0)
+    """Weight of the squared L2 term on the embeddings of the batch before propagation."""
+    init_std: float = Field(default=0.1, gt=0)
+    """Standard deviation of the normal start values."""
+
+
+class LightGCN(TwoTower):
+    """One embedding per user and item, [N, D] with users first."""
+
+    adjacency: Tensor
+
+    def __init__(
+        self,
+        config: LightGCNConfig,
+        train: Interactions,
+        features: Mapping[str, FeatureTable] | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(config, train)
+        self.layers, self.reg, self.n_users = config.layers, config.reg, train.n_users
+        generator = torch.Generator().manual_seed(seed)
+        shape = (train.n_users + train.n_items, config.embedding_size)
+        self.embedding = nn.Parameter(torch.randn(shape, generator=generator) * config.init_std)
+        self.register_buffer("adjacency", csr_tensor(normalised_adjacency(train.matrix())), persistent=False)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """User vectors [U, D] and item vectors [I, D]: the mean over layers."""
+        nodes = propagate_sum(self.adjacency, self.embedding, self.layers) / (self.layers + 1)
+        return nodes[: self.n_users], nodes[self.n_users :]
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """BPR and L2 of B triples of rows (int64 [B] each)."""
+        nodes = propagate_sum(self.adjacency, self.embedding, self.layers) / (self.layers + 1)
+        rows = (users, positives + self.n_users, negatives + self.n_users)
+        # F.embedding, not indexing: its backward adds up repeated rows in a fixed order.
+        ranking = bpr(margin(*(F.embedding(r, nodes) for r in rows)))
+        return ranking + self.reg * half_squared_norm(self.embedding, torch.cat(rows), max(len(users), 1))

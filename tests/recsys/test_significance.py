@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from extract.errors import InvalidData
+from recsys import Metrics, bootstrap_difference, bootstrap_mean, compare, permutation_test
+
+RNG = np.random.default_rng(0)
+BASE = RNG.normal(size=400)
+
+
+def test_the_interval_of_equal_values_is_a_point() -> None:
+    got = bootstrap_mean(np.full(10, 0.25))
+    assert (got.estimate, got.low, got.high) == (0.25, 0.25, 0.25)
+
+
+def test_the_interval_of_a_mean_is_near_the_normal_one() -> None:
+    got = bootstrap_mean(BASE, samples=4000, seed=1)
+    half = 1.96 * BASE.std() / np.sqrt(len(BASE))
+    assert got.estimate == pytest.approx(BASE.mean())
+    assert got.low == pytest.approx(BASE.mean() - half, abs=0.01)
+    assert got.high == pytest.approx(BASE.mean() + half, abs=0.01)
+
+
+def test_pairing_finds_a_small_gain_that_noise_between_users_hides() -> None:
+    better = BASE + 0.05 + 0.01 * RNG.normal(size=400)
+    paired = bootstrap_difference(BASE, better)
+    assert paired.low > 0.04
+    assert permutation_test(BASE, better, samples=999) == pytest.approx(0.001)
+    assert bootstrap_mean(better).low < BASE.mean()
+
+
+def test_two_equal_systems_are_never_different() -> None:
+    assert permutation_test(BASE, BASE, samples=99) == 1.0
+
+
+def test_the_p_value_of_two_pairs_is_worked_by_hand() -> None:
+    # Differences 1 and 1: the sums of the four sign patterns are 2, 0, 0, -2, so half are as extreme.
+    assert permutation_test(np.zeros(2), np.ones(2), samples=20_000) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_seed_fixes_every_number() -> None:
+    assert bootstrap_mean(BASE, seed=3) == bootstrap_mean(BASE, seed=3) != bootstrap_mean(BASE, seed=4)
+
+
+def test_many_users_are_resampled_in_chunks_without_changing_the_law() -> None:
+    many = np.tile(BASE, 500)
+    got = bootstrap_mean(many, samples=100)
+    assert got.high - got.low == pytest.approx(2 * 1.96 * BASE.std() / np.sqrt(len(many)), rel=0.4)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, np.nan], [[1.0], [2.0]]])
+def test_values_that_cannot_be_averaged_are_refused(values: list[object]) -> None:
+    with pytest.raises(InvalidData):
+        bootstrap_mean(np.array(values, dtype=float))
+
+
+def test_comparing_other_users_is_refused() -> None:
+    a = Metrics(np.array(["u", "v"]), {"ndcg@1": np.array([0.0, 1.0])})
+    b = Metrics(np.array(["v", "u"]), {"ndcg@1": np.array([0.0, 1.0])})
+    with pytest.raises(InvalidData):
+        compare(a, b, "ndcg@1")
+
+
+def test_a_comparison_says_who_is_better_by_how_much() -> None:
+    users = np.array([f"u{n}" for n in range(400)])
+    got = compare(Metrics(users, {"m": BASE}), Metrics(users, {"m": BASE - 1}), "m", samples=200)
+    assert got.difference.estimate == pytest.approx(-1)
+    assert got.mean_a - got.mean_b == pytest.approx(1)
+    assert got.p_value < 0.01 and got.n_users == 400
