@@ -1,0 +1,46 @@
+# `make demo` and `make test` are the two commands for a fresh machine: each makes .venv, installs what it
+# needs and does its job. The second time nothing is installed, unless a pin or the project file changed.
+
+PYTHON ?= python3.11
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+RUN_DIR ?= runs/demo
+SEED ?= 0
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint proof bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
+	touch $@
+
+venv: $(STAMP)  ## make .venv with the pinned versions; TORCH=... chooses another torch
+
+demo: $(STAMP)  ## the whole road on the embedded shop; the report's path is the last line
+	$(BIN)/catalograph demo --run-dir $(RUN_DIR)
+
+test: $(STAMP)  ## the tests; no network, no accelerator, warnings are errors
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+proof: $(STAMP)  ## the long checks: tests marked slow included, kills at random moments
+	CATALOGRAPH_PROOF=1 $(BIN)/python -m pytest -m "slow or not slow" --durations=20
+
+bench: $(STAMP)  ## every benchmark in its quick version; each prints one JSON object as its last line
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" --quick --seed $(SEED); done
+
+clean:  ## remove .venv and what builds and checks leave; run folders stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
