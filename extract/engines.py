@@ -99,8 +99,6 @@ class EmbedConfig(BaseModel):
     """A sentence-transformers folder, a hub repository, or package:NAME."""
     revision: str | None = None
     """Commit of the hub repository; a branch name may move under you."""
-    template: str = "{title}. {text} {caption}"
-    """What is said about an item; slots: item_id, title, text, attributes, caption."""
     prompt: str = ""
     """Text put before every input, for embedders that were trained with one."""
     normalize: bool = False

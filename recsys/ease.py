@@ -12,22 +12,13 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from scipy.linalg import lapack
 
 from extract.errors import InvalidData, ResourceExhausted
 from extract.features import FeatureTable
 from recsys.interactions import Interactions
 from recsys.ranking import blocks
-
-
-class EaseConfig(BaseModel):
-    """Settings of EASE."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    l2: float = Field(default=300.0, gt=0)
-    """Lambda, the ridge on the diagonal; search it on a logarithmic scale, 10 to 10,000."""
+from recsys.settings import EaseConfig
 
 
 class Ease:

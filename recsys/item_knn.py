@@ -11,23 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
 from extract.features import FeatureTable
 from recsys.interactions import Interactions
 from recsys.ranking import best_columns, blocks, id_places
-
-
-class ItemKNNConfig(BaseModel):
-    """Settings of ItemKNN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    neighbours: int = Field(default=100, ge=1)
-    """Neighbours kept per item, the item itself not among them."""
-    shrink: float = Field(default=0.0, ge=0)
-    """Added to the product of norms: damps the similarity of rare items."""
+from recsys.settings import ItemKNNConfig
 
 
 class ItemKNN:

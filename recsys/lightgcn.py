@@ -11,29 +11,14 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from extract.features import FeatureTable
 from recsys.graph import csr_tensor, normalised_adjacency, propagate_sum
 from recsys.interactions import Interactions
 from recsys.losses import bpr, half_squared_norm, margin
+from recsys.settings import LightGCNConfig
 from recsys.two_tower import TwoTower
-
-
-class LightGCNConfig(BaseModel):
-    """Settings of LightGCN; the paper trains with learning rate 1e-3 and batches of 2048."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    embedding_size: int = Field(default=64, ge=1)
-    """Width D of the embeddings."""
-    layers: int = Field(default=3, ge=0)
-    """Propagation steps L; 0 is plain matrix factorisation."""
-    reg: float = Field(default=1e-4, ge=0)
-    """Weight of the squared L2 term on the embeddings of the batch before propagation."""
-    init_std: float = Field(default=0.1, gt=0)
-    """Standard deviation of the normal start values."""
 
 
 class LightGCN(TwoTower):

@@ -17,13 +17,14 @@ from pydantic import BaseModel, ValidationError
 from extract.errors import ConfigError, InvalidData, MissingPrerequisite
 from extract.features import FeatureTable
 from extract.store import write_atomic
-from recsys.ease import Ease, EaseConfig
+from recsys.ease import Ease
 from recsys.interactions import Interactions
-from recsys.item_knn import ItemKNN, ItemKNNConfig
-from recsys.lightgcn import LightGCN, LightGCNConfig
-from recsys.lirdrec import LIRDRec, LIRDRecConfig
-from recsys.popularity import Popularity, PopularityConfig
+from recsys.item_knn import ItemKNN
+from recsys.lightgcn import LightGCN
+from recsys.lirdrec import LIRDRec
+from recsys.popularity import Popularity
 from recsys.ranking import Recommender
+from recsys.settings import SETTINGS
 from recsys.two_tower import TwoTower
 
 
@@ -46,11 +47,11 @@ class Model(Recommender, Protocol):
 
 # Every class is called as Model(config, train, features, seed=...).
 MODELS: dict[str, tuple[type[Any], type[BaseModel]]] = {
-    "popularity": (Popularity, PopularityConfig),
-    "item_knn": (ItemKNN, ItemKNNConfig),
-    "ease": (Ease, EaseConfig),
-    "lightgcn": (LightGCN, LightGCNConfig),
-    "lirdrec": (LIRDRec, LIRDRecConfig),
+    "popularity": (Popularity, SETTINGS["popularity"]),
+    "item_knn": (ItemKNN, SETTINGS["item_knn"]),
+    "ease": (Ease, SETTINGS["ease"]),
+    "lightgcn": (LightGCN, SETTINGS["lightgcn"]),
+    "lirdrec": (LIRDRec, SETTINGS["lirdrec"]),
 }
 
 

@@ -9,16 +9,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from extract.features import FeatureTable
 from recsys.interactions import Interactions
-
-
-class PopularityConfig(BaseModel):
-    """Popularity has nothing to set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from recsys.settings import PopularityConfig
 
 
 class Popularity:

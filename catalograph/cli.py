@@ -1,0 +1,290 @@
+"""The command line. A verb parses, calls the library and prints one result; heavy imports wait inside."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from catalograph.terminal import configure_logging, quieten_libraries
+
+if TYPE_CHECKING:
+    from catalograph.config import RunConfig
+
+EXIT_MISSING, EXIT_INVALID, EXIT_PARTIAL = 3, 5, 7
+
+EXTRACTION = ("caption", "embed")
+"""Stages whose quarantined items make a success a partial one."""
+
+STAGE_VERBS: Mapping[str, tuple[Sequence[str] | None, str]] = {
+    "run": (None, "All stages in order, skipping what is done. Exits 7 if items were quarantined."),
+    "extract": (
+        EXTRACTION,
+        "Captions and text embeddings into the feature store. Exits 7 if items were quarantined.",
+    ),
+    "prepare": (("prepare",), "Import, deduplicate and split the interactions."),
+    "train": (("train",), "Train the retrievers."),
+    "recommend": (("recommend",), "The top candidates of every user, to Parquet and to a TREC run."),
+    "finetune": (("finetune",), "Fine-tune the reranker on out-of-fold candidate lists."),
+    "rerank": (("rerank",), "Reorder the candidates."),
+    "evaluate": (("evaluate",), "Metrics with intervals and paired differences on the test split."),
+    "report": (("report",), "Write the HTML report of a run again."),
+}
+"""Verbs that run stages: which ones (None: all), and their help."""
+
+_EPILOG = (
+    "Exit codes: 0 ok, 1 internal, 2 usage or configuration, 3 missing prerequisite, 4 missing or unsafe "
+    "input, 5 invalid data, 6 resources, 7 partial success (run and extract: all stages are done, and some "
+    "items were quarantined within max_bad), 8 too many bad inputs, 9 training diverged, 10 run folder "
+    "locked or of another configuration, 130 interrupted, 143 terminated."
+)
+
+app = typer.Typer(
+    name="catalograph",
+    help="A catalogue in, ranked recommendations out, offline.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="Run configuration (YAML). Without it, the one stored in --run-dir.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Set one key, such as candidates.k=100. Repeatable."
+    ),
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        help="Run folder. Default: run_dir of the configuration, or runs/NAME-HASH.",
+        show_default=False,
+    ),
+]
+Folder = Annotated[Path, typer.Option("--run-dir", help="Run folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = any(a in ("-v", "--verbose") for a in arguments)
+    configure_logging(verbose)
+    quieten_libraries()
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        return int(code or 0)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        return 130
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except Exception as error:
+        # Usage errors and aborts of the option parser know how to show themselves.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return int(error.exit_code)
+        if type(error).__name__ == "Abort":
+            return 130
+        return _failed(error, "--json" in arguments, verbose)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(143)
+
+
+def _failed(error: Exception, as_json: bool, verbose: bool) -> int:
+    from extract.errors import CatalographError
+
+    known = isinstance(error, CatalographError)
+    code = error.exit_code if isinstance(error, CatalographError) else 1
+    if verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    text = str(error) if known else f"internal error: {type(error).__name__}: {error}"
+    typer.echo(text, err=True)
+    if not known and not verbose:
+        typer.echo("  next:  run again with -v for the traceback (it is also in logs/run.jsonl)", err=True)
+    if as_json:
+        fields = ("code", "what", "where", "why", "next_step")
+        described = {f: getattr(error, f, "") for f in fields} | {"text": text}
+        typer.echo(json.dumps({"error": described, "exit_code": code}, ensure_ascii=False))
+    return code
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from catalograph import __version__
+
+        typer.echo(f"catalograph {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A catalogue in, ranked recommendations out, offline."""
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Run folder.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the shop and of everything drawn after it.")] = 0,
+    items: Annotated[int, typer.Option(help="Items in the shop.")] = 1000,
+    users: Annotated[int, typer.Option(help="Users of the shop.")] = 1500,
+    hidden: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="How strongly traits that no title mentions drive choices, 0 to 1."),
+    ] = 1.0,
+    sets: Set = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """The whole road on the embedded shop, offline; ends with the metrics and the report's path."""
+    from catalograph.config_file import override_config
+    from catalograph.demo import prepare_demo
+
+    config = prepare_demo(run_dir, seed=seed, items=items, users=users, hidden=hidden)
+    _run_stages(override_config(config, sets) if sets else config, run_dir, None, as_json)
+
+
+def _stage_verb(verb: str) -> Callable[..., None]:
+    """The function behind a verb that runs stages: they differ in the stages only."""
+
+    def call(
+        config: Config = None,
+        sets: Set = None,
+        run_dir: RunDir = None,
+        as_json: Json = False,
+        verbose: Verbose = False,
+    ) -> None:
+        resolved = _load(config, sets, run_dir)
+        folder = run_dir or resolved.run_dir
+        if folder is None:
+            name = config.stem if config else "run"
+            folder = Path("runs") / f"{name}-{resolved.fingerprint()[:8]}"
+        quarantined = _run_stages(resolved, folder, STAGE_VERBS[verb][0], as_json)
+        if quarantined and verb in ("run", "extract"):
+            raise typer.Exit(EXIT_PARTIAL)
+
+    return call
+
+
+for _verb, (_, _help) in STAGE_VERBS.items():
+    app.command(_verb, help=_help)(_stage_verb(_verb))
+
+
+@app.command()
+def doctor(
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Where runs would be written.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """What this machine offers. Exits 3 if something needed is missing."""
+    from catalograph.doctor import examine, findings
+
+    checks = examine(run_dir)
+    if as_json:
+        typer.echo(json.dumps(findings(checks), ensure_ascii=False))
+    else:
+        from catalograph.console import print_checks
+
+        print_checks(checks)
+    if not findings(checks)["ok"]:
+        raise typer.Exit(EXIT_MISSING)
+
+
+@app.command()
+def validate(
+    config: Config = None,
+    sets: Set = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of the configuration.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check the configuration and the headers of the data, without loading a model; all problems at once."""
+    if schema:
+        from catalograph.config import config_schema
+
+        typer.echo(json.dumps(config_schema(), indent=1))
+        return
+    from catalograph.validate import check_inputs
+
+    resolved = _load(config, sets, None)
+    check_inputs(resolved)
+    summary = {"ok": True, "config": str(config), "fingerprint": resolved.fingerprint()}
+    typer.echo(json.dumps(summary) if as_json else f"{config}: valid")
+
+
+@app.command()
+def verify(run_dir: Folder, as_json: Json = False) -> None:
+    """Hash every declared output of a run again. Exits 5 if one differs."""
+    from catalograph.runs import verify as problems_of
+
+    problems = problems_of(run_dir)
+    if as_json:
+        typer.echo(json.dumps({"ok": not problems, "problems": problems}, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(problems) or f"{run_dir}: every declared output matches its hash")
+    if problems:
+        raise typer.Exit(EXIT_INVALID)
+
+
+@app.command("hash")
+def hash_(run_dir: Folder, as_json: Json = False) -> None:
+    """The identity of a run's results: equal for equal outputs, whatever the times, hosts and logs."""
+    from catalograph.runs import content_hash
+
+    digest = content_hash(run_dir)
+    typer.echo(json.dumps({"hash": digest}) if as_json else digest)
+
+
+def _load(config: Path | None, sets: Sequence[str] | None, run_dir: Path | None) -> RunConfig:
+    from catalograph.config_file import load_config
+
+    if config is None and run_dir is not None and (run_dir / "run.json").is_file():
+        config = run_dir / "config.yaml"
+    if config is None and not sets:
+        raise typer.BadParameter("give -c/--config, or --run-dir of an existing run")
+    return load_config(config, sets or ())
+
+
+def _run_stages(config: RunConfig, folder: Path, stages: Sequence[str] | None, as_json: bool) -> int:
+    """Run stages, print their result, and return how many items the extraction stages quarantined."""
+    from catalograph.progress import Progress
+    from catalograph.stages import run_stages
+
+    with Progress() as progress:
+        summary = run_stages(config, folder, stages, progress)
+    result: dict[str, Any] = summary.to_json()
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    else:
+        from catalograph.console import print_summary
+
+        print_summary(result, summary.tables)
+    done: Mapping[str, Any] = result.get("stages", {})
+    return sum(int(done[name].get("quarantined") or 0) for name in EXTRACTION if name in done)

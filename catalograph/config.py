@@ -1,0 +1,238 @@
+"""RunConfig: everything that decides a run, as frozen models with strict keys.
+
+The settings of each part live beside their owner; this file only puts them together and checks that the
+names in one section exist in another. Files and ``--set`` are read by `catalograph.config_file`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
+
+from catalograph.cross_checks import cross_problems
+from extract.engines import CaptionConfig, EmbedConfig
+from extract.items import CatalogColumns
+from extract.store import fingerprint
+from recsys.interactions import InteractionColumns
+from recsys.settings import TrainConfig
+from recsys.split import SplitConfig
+from rerank.settings import RerankConfig
+
+NOT_RESULTS = ("run_dir", "data.root", "report", "max_bad", "threads")
+"""Keys, with all below them, that may differ between two runs of one folder.
+
+``data.root`` is here because inputs are recognised by their content, and ``threads`` because it moves at
+most the last bits of a sum, as another machine does. ``device`` is not: it chooses other kernels.
+"""
+
+SECRET = re.compile(r"(^|_)(token|password|passwd|secret|credentials?|api_?key|access_key)$", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(_Section):
+    """What is read. Relative paths start at ``root``."""
+
+    root: Path | None = None
+    """Folder of the data; relative to the configuration file. Without it, the file's own folder."""
+    catalog: str
+    """The items: CSV, Parquet or JSON lines, gzip allowed."""
+    pictures: str | None = None
+    """Folder or zip file with the pictures."""
+    interactions: str
+    """Who chose what: CSV or Parquet."""
+    catalog_columns: CatalogColumns = CatalogColumns()
+    """Names of the catalogue's columns."""
+    interaction_columns: InteractionColumns = InteractionColumns()
+    """Names of the interactions' columns."""
+    split: SplitConfig = SplitConfig()
+    """How interactions are divided into train, validation and test."""
+    unknown_items: Literal["error", "drop"] = "error"
+    """What to do with interactions on items that the catalogue lacks; dropped ones are counted."""
+    history_is_ordered: bool | None = None
+    """Whether the order of a history means time; null: yes if there are timestamps."""
+
+    @property
+    def catalog_path(self) -> Path:
+        """The catalogue file."""
+        return (self.root or Path()) / self.catalog
+
+    @property
+    def pictures_path(self) -> Path | None:
+        """The pictures' folder or zip file."""
+        return None if self.pictures is None else (self.root or Path()) / self.pictures
+
+    @property
+    def interactions_path(self) -> Path:
+        """The interactions file."""
+        return (self.root or Path()) / self.interactions
+
+
+class FeatureConfig(_Section):
+    """One named modality: a text per item, embedded."""
+
+    template: str = "{title}. {text}"
+    """Text of an item; slots {title}, {text}, {caption}, {attributes.NAME}."""
+    embed: EmbedConfig
+    """The embedder."""
+
+
+class RetrieverConfig(_Section):
+    """One retriever."""
+
+    model: str
+    """Name of a recommender, such as ease or lirdrec."""
+    features: tuple[str, ...] = ()
+    """Modalities given to the model; names from ``features``."""
+    params: dict[str, Any] = {}
+    """Settings of the model, by `recsys.settings.SETTINGS`."""
+    train: TrainConfig = TrainConfig()
+    """The training loop; closed-form models ignore it."""
+
+
+class CandidatesConfig(_Section):
+    """Which candidates are handed on."""
+
+    k: Annotated[int, Field(ge=1)] = 50
+    """Candidates per user."""
+    order_by: str = "best"
+    """The retriever whose top k are the candidates, or ``best``: the one with the best validation NDCG."""
+    sources: tuple[str, ...] = ()
+    """Retrievers whose scores are written down for each candidate; empty: all."""
+
+
+class EvaluateConfig(_Section):
+    """What is measured on the test split."""
+
+    ks: tuple[PositiveInt, ...] = (10, 20)
+    """Cut-offs."""
+    baselines: tuple[str, ...] = ()
+    """Retrievers whose own lists are measured beside the product's."""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the users behind each interval."""
+    metrics: tuple[Literal["ndcg", "recall", "mrr", "hit"], ...] = ("ndcg", "recall", "mrr", "hit")
+    """Metrics, each at every cut-off."""
+
+
+class ReportConfig(_Section):
+    """The HTML report."""
+
+    examples: Annotated[int, Field(ge=0)] = 8
+    """Users shown with their lists before and after reranking."""
+    title: str = "Catalograph run"
+    """Heading of the report."""
+    notice: str = ""
+    """A first line that every reader must see."""
+
+
+class RunConfig(_Section):
+    """A whole run."""
+
+    data: DataConfig
+    """What is read."""
+    caption: CaptionConfig | None = None
+    """The captioner; null: no captions."""
+    features: dict[str, FeatureConfig] = {}
+    """Named modalities."""
+    retrievers: Annotated[dict[str, RetrieverConfig], Field(min_length=1)]
+    """Named retrievers; more than one gives each candidate more than one score."""
+    candidates: CandidatesConfig = CandidatesConfig()
+    """Which candidates are handed on."""
+    rerank: RerankConfig | None = None
+    """The reranker; null: the candidates are the recommendations."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured."""
+    report: ReportConfig = ReportConfig()
+    """The HTML report."""
+    run_dir: Path | None = None
+    """The run folder; relative to the working folder."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """The seed of everything that is drawn."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Largest share of items that may be quarantined before the run stops."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:1``."""
+    threads: PositiveInt | None = None
+    """CPU threads; null: as many as the machine offers."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> RunConfig:
+        problems = cross_problems(self.model_dump(mode="json"))
+        if problems:
+            text = "; ".join(f"{'.'.join(path)}: {what}" for path, what in problems)
+            raise PydanticCustomError("cross_check", "{text}", {"text": text})
+        return self
+
+    def redacted(self) -> dict[str, Any]:
+        """The configuration as plain values, secrets replaced by ``***``."""
+        return dict(redact(self.model_dump(mode="json")))
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, redacted, in the order of the fields."""
+        return yaml.safe_dump(self.redacted(), sort_keys=False, allow_unicode=True)
+
+    def fingerprint(self) -> str:
+        """Hash over the keys that affect results."""
+        return fingerprint(**results_of(self.redacted()))
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of `RunConfig`, for editors."""
+    return RunConfig.model_json_schema()
+
+
+def flatten(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; lists are values, empty mappings too."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        path = f"{above}{key}"
+        flat |= flatten(item, path + ".") if isinstance(item, Mapping) and item else {path: item}
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with the old and the new value; None where a side has none."""
+    before, after = flatten(old), flatten(new)
+    keys = dict.fromkeys([*before, *after])
+    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+def results_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted keys of a configuration that affect results."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if not any(key == skip or key.startswith(skip + ".") for skip in NOT_RESULTS)
+    }
+
+
+def changed_keys(stored: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Keys affecting results that differ between a stored configuration and this one, as `differences`.
+
+    A key that the stored one does not know counts with its default: a newer version goes on in an old folder.
+    """
+    try:
+        stored = RunConfig.model_validate(stored).redacted()
+    except ValueError:
+        stored = dict(stored)
+    return differences(results_of(stored), results_of(config.redacted()))
+
+
+def redact(value: Any, key: str = "") -> Any:
+    """`value` with ``***`` for the values of keys that name secrets and for credentials inside addresses."""
+    if isinstance(value, Mapping):
+        return {k: redact(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [redact(v, key) for v in value]
+    if isinstance(value, str):
+        return "***" if SECRET.search(key) and value else _CREDENTIALS.sub("***", value)
+    return value

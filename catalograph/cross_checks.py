@@ -1,0 +1,106 @@
+"""Names in one section of a configuration that must exist elsewhere, and settings that a name decides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from catalograph.problems import Problem, explain, unknown_name
+from extract.errors import ConfigError
+from extract.prompts import caption_prompt
+from recsys.settings import NEED_FEATURES, SETTINGS
+from rerank.prompts import LAYOUTS
+
+_SLOT = re.compile(r"\{([^{}]*)\}")
+
+
+def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """Names that point nowhere. Works on plain values, so that it can run beside errors of other kinds.
+
+    Parts of the wrong type are passed over: the models complain about those.
+    """
+    features, retrievers = _table(raw.get("features")), _table(raw.get("retrievers"))
+    problems: list[Problem] = []
+    path: tuple[str, ...]
+    for name, retriever in retrievers.items():
+        for position, feature in enumerate(_names(_table(retriever).get("features"))):
+            if feature not in features:
+                path = ("retrievers", name, "features", str(position))
+                problems.append((path, unknown_name("feature", feature, features)))
+    candidates = _table(raw.get("candidates"))
+    order = str(candidates.get("order_by", "best"))
+    if order != "best" and order not in retrievers:
+        problems.append((("candidates", "order_by"), unknown_name("retriever", order, ["best", *retrievers])))
+    sources = _names(candidates.get("sources"))
+    named = {
+        ("candidates", "sources"): sources,
+        ("evaluate", "baselines"): _names(_table(raw.get("evaluate")).get("baselines")),
+    }
+    for above, names in named.items():
+        for position, name in enumerate(names):
+            if name not in retrievers:
+                problems.append(((*above, str(position)), unknown_name("retriever", name, retrievers)))
+    if sources and order in retrievers and order not in sources:
+        problems.append((("candidates", "order_by"), f"{order} must be among candidates.sources"))
+    return [
+        *problems,
+        *_model_problems(retrievers),
+        *_prompt_problems(raw),
+        *_template_problems(features, raw),
+    ]
+
+
+def _model_problems(retrievers: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, retriever in retrievers.items():
+        model, path = _table(retriever).get("model"), ("retrievers", str(name))
+        if not isinstance(model, str):
+            continue
+        if model not in SETTINGS:
+            yield (*path, "model"), unknown_name("model", model, SETTINGS)
+            continue
+        try:
+            SETTINGS[model].model_validate(_table(_table(retriever).get("params")))
+        except ValidationError as error:
+            yield from explain(error, SETTINGS[model], (*path, "params"))
+        if model in NEED_FEATURES and not _table(retriever).get("features"):
+            yield (*path, "features"), f"{model} needs at least one feature"
+
+
+def _prompt_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    layout, prompt = _table(raw.get("rerank")).get("prompt"), _table(raw.get("caption")).get("prompt")
+    if isinstance(layout, str) and layout not in LAYOUTS:
+        yield ("rerank", "prompt"), unknown_name("layout", layout, LAYOUTS)
+    if isinstance(prompt, str):
+        try:
+            caption_prompt(prompt)
+        except ConfigError as error:
+            yield ("caption", "prompt"), error.what
+
+
+def _template_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Problem]:
+    columns = _table(_table(raw.get("data")).get("catalog_columns"))
+    attributes = _names(columns.get("attributes"))
+    slots = ["title", "text", "caption", *(f"attributes.{name}" for name in attributes)]
+    templates: dict[tuple[str, ...], Any] = {
+        ("features", str(n), "template"): _table(f).get("template") for n, f in features.items()
+    }
+    templates["rerank", "item"] = _table(raw.get("rerank")).get("item")
+    for path, template in templates.items():
+        if not isinstance(template, str):
+            continue
+        for slot in dict.fromkeys(_SLOT.findall(template)):
+            if slot not in slots:
+                yield path, unknown_name("slot", slot, slots)
+            elif slot == "caption" and raw.get("caption") is None:
+                yield path, "uses {caption}, but captions are off (caption: null)"
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _names(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list | tuple) else []

@@ -1,0 +1,272 @@
+"""The retrieval stages: prepare and split the interactions, fit the retrievers, hand over candidates.
+
+Three kinds of fits share one file layout under `40-train`: `select/` learns from train and stops on
+validation; `final/` learns from train and validation for as many epochs as `select` found best; `fold-N/`
+learns from all folds but one, for the reranker's training lists.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from catalograph.config import RunConfig
+from catalograph.extraction import feature_tables
+from catalograph.integrity import read_json
+from catalograph.road import Counts, Road
+from extract.errors import ConfigError
+from extract.features import FeatureTable
+from extract.store import hash_file, write_atomic
+from recsys.candidates import retrieve
+from recsys.interactions import Interactions, read_interactions
+from recsys.metrics import evaluate
+from recsys.split import Fold, out_of_fold, split_interactions
+
+if TYPE_CHECKING:
+    from recsys.ranking import Recommender
+
+logger = logging.getLogger(__name__)
+
+SELECTION = "ndcg@20"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One model to fit: under which name, on what, and with which epochs."""
+
+    kind: str
+    name: str
+    train: Interactions
+    valid: Interactions | None
+    epochs: int | None
+
+
+def prepare_parts(road: Road) -> dict[str, Any]:
+    """What the split is made from."""
+    data = road.config.data
+    return {
+        "interactions": road.run.input_hash(data.interactions_path),
+        "catalog": road.catalog_parts(),
+        "columns": data.interaction_columns.model_dump(mode="json"),
+        "split": data.split.model_dump(mode="json"),
+        "unknown_items": data.unknown_items,
+        "history_is_ordered": data.history_is_ordered,
+    }
+
+
+def prepare(road: Road) -> Counts:
+    """Writes `train.parquet`, `valid.parquet`, `test.parquet` and `summary.json`."""
+    data = road.config.data
+    interactions, counts = read_interactions(
+        data.interactions_path, data.interaction_columns, road.catalog.ids, data.unknown_items
+    )
+    split = split_interactions(interactions, data.split)
+    sizes = {}
+    for name, part in (("train", split.train), ("valid", split.valid), ("test", split.test)):
+        kept = replace(part, timestamps=None) if data.history_is_ordered is False else part
+        kept.save(road.path("prepare", f"{name}.parquet"))
+        sizes[name] = len(part)
+    summary = {
+        "users": interactions.n_users, "items": interactions.n_items, "interactions": sizes,
+        "unknown_items": counts.n_unknown_item, "first_unknown": list(counts.first_unknown),
+        "duplicates": counts.n_duplicate, "empty_ids": counts.n_empty_id,
+    }  # fmt: skip
+    write_atomic(road.path("prepare", "summary.json"), json.dumps(summary, indent=1).encode())
+    outputs = ("train.parquet", "valid.parquet", "test.parquet", "summary.json")
+    return Counts(counts.n_in, counts.n_ok, counts.n_quarantined, outputs=outputs)
+
+
+def train_parts(road: Road) -> dict[str, Any]:
+    """What the retrievers are made from."""
+    config = road.config
+    return {
+        "prepare": road.hash_of("prepare"),
+        "embed": road.hash_of("embed"),
+        "retrievers": {name: r.model_dump(mode="json") for name, r in config.retrievers.items()},
+        "sources": list(source_names(config)),
+        "folds": None if config.rerank is None else config.rerank.finetune.folds,
+        "folds_used": None if config.rerank is None else config.rerank.finetune.folds_used,
+        "seed": config.seed,
+    }
+
+
+def train(road: Road) -> Counts:
+    """Fits every model that is needed; one that was fitted before a kill is not fitted again."""
+    road.use_threads()
+    done = 0
+    for job in _fits(road):
+        folder = road.path("train", f"{job.kind}/{job.name}/none").parent
+        if not _is_fitted(folder):
+            road.progress.note(f"train: {job.kind}/{job.name}")
+            _fit(road, job, folder)
+        done += 1
+    # How many there are depends on kills, so they are no result and lie outside the declared folders.
+    shutil.rmtree(road.path("train", CHECKPOINTS), ignore_errors=True)
+    outputs = tuple(sorted({job.kind for job in _fits(road)}))
+    return Counts(done, done, outputs=outputs)
+
+
+def recommend_parts(road: Road) -> dict[str, Any]:
+    """What the candidates are made from."""
+    config = road.config
+    return {
+        "train": road.hash_of("train"),
+        "prepare": road.hash_of("prepare"),
+        "candidates": config.candidates.model_dump(mode="json"),
+        "baselines": list(config.evaluate.baselines),
+        "depth": _depth(config),
+    }
+
+
+def recommend(road: Road) -> Counts:
+    """Writes the candidates of all users, of validation users and of the folds, and the baselines' lists."""
+    road.use_threads()
+    config, train_part, valid_part = road.config, road.part("train"), road.part("valid")
+    sources = source_names(config)
+    select = _load_models(road, "select", sources, train_part)
+    order_by, scores = _leader(config, select, train_part, valid_part)
+    k = config.candidates.k
+    retrieve(select, train_part, users_of(valid_part), k, order_by=order_by).to_parquet(
+        road.path("recommend", "valid.parquet")
+    )
+    final = _load_models(road, "final", sources, road.known)
+    lists = retrieve(final, road.known, users_of(road.known), k, order_by=order_by)
+    lists.to_parquet(road.path("recommend", "test.parquet"))
+    lists.to_trec(road.path("recommend", "test.trec"), order_by)
+    outputs = ["valid.parquet", "test.parquet", "test.trec", "leader.json"]
+    for number, fold in enumerate(folds_of(road)):
+        models = _load_models(road, f"fold-{number}", sources, fold.train)
+        name = f"fold-{number}.parquet"
+        retrieve(models, fold.train, users_of(fold.held_out), k, order_by=order_by).to_parquet(
+            road.path("recommend", name)
+        )
+        outputs.append(name)
+    for name in config.evaluate.baselines:
+        model = _load_models(road, "final", (name,), road.known)
+        output = f"baseline-{name}.parquet"
+        retrieve(model, road.known, users_of(road.known), _depth(config)).to_parquet(
+            road.path("recommend", output)
+        )
+        outputs.append(output)
+    write_atomic(
+        road.path("recommend", "leader.json"),
+        json.dumps({"order_by": order_by, SELECTION: scores}, indent=1).encode(),
+    )
+    return Counts(len(lists), len(lists), outputs=tuple(outputs))
+
+
+def source_names(config: RunConfig) -> tuple[str, ...]:
+    """The retrievers whose scores each candidate carries."""
+    return config.candidates.sources or tuple(config.retrievers)
+
+
+def folds_of(road: Road) -> list[Fold]:
+    """The folds the reranker's training lists come from; none without a reranker."""
+    if road.config.rerank is None:
+        return []
+    settings, train_part = road.config.rerank.finetune, road.part("train")
+    folds = out_of_fold(train_part, settings.folds, road.config.seed, train_part.ordered)
+    return folds[: settings.folds_used]
+
+
+def users_of(part: Interactions) -> list[str]:
+    """The users with at least one interaction in a part, in the order of the user axis."""
+    return [str(user) for user in part.user_ids[np.unique(part.user_rows)]]
+
+
+def _depth(config: RunConfig) -> int:
+    return max(config.candidates.k, *config.evaluate.ks)
+
+
+def _fits(road: Road) -> Iterator[Fit]:
+    """Every fit in order; a final or fold fit reads the epochs its select fit found."""
+    config, train_part = road.config, road.part("train")
+    sources = set(source_names(config))
+    needed = [name for name in config.retrievers if name in sources | set(config.evaluate.baselines)]
+    for name in needed:
+        yield Fit("select", name, train_part, road.part("valid"), None)
+        epochs = _epochs(road, name)
+        yield Fit("final", name, road.known, None, epochs)
+        if name in sources:
+            for number, fold in enumerate(folds_of(road)):
+                yield Fit(f"fold-{number}", name, fold.train, None, epochs)
+
+
+def _is_fitted(folder: Path) -> bool:
+    """Whether a fit is whole; one that was damaged later is done again with its stage."""
+    card, weights = read_json(folder / "model.json"), folder / "model.safetensors"
+    known = card is not None and weights.is_file() and hash_file(weights) == card["sha256"]
+    return known and read_json(folder / "history.json") is not None
+
+
+def _epochs(road: Road, name: str) -> int | None:
+    history = json.loads(road.path("train", f"select/{name}/history.json").read_text())
+    best: int | None = history["best_epoch"]
+    return None if best is None else best + 1
+
+
+def _fit(road: Road, job: Fit, folder: Path) -> None:
+    from recsys.models import build_model, save_model
+    from recsys.train import fit
+
+    retriever = road.config.retrievers[job.name]
+    settings = retriever.train.model_copy(update={"epochs": job.epochs} if job.epochs else {})
+    model = build_model(
+        retriever.model, retriever.params, job.train, _features(road, job.name), seed=settings.seed
+    )
+    with road.progress.task(f"{job.kind}/{job.name}", settings.epochs) as task:
+        history = fit(
+            model,
+            job.train,
+            job.valid,
+            settings,
+            checkpoints=road.path("train", f"{CHECKPOINTS}/{job.kind}/{job.name}/none").parent,
+            progress=lambda _: task(),
+        )
+    save_model(model, folder)
+    record = history.to_json()
+    # Times differ between equal runs, and what is written here is hashed.
+    record["records"] = [{k: v for k, v in row.items() if k != "seconds"} for row in record["records"]]
+    write_atomic(folder / "history.json", json.dumps(record).encode())
+
+
+def _features(road: Road, name: str) -> Mapping[str, FeatureTable]:
+    tables = feature_tables(road)
+    return {feature: tables[feature] for feature in road.config.retrievers[name].features}
+
+
+def _load_models(road: Road, kind: str, names: tuple[str, ...], part: Interactions) -> dict[str, Recommender]:
+    from recsys.models import load_model
+
+    return {
+        name: load_model(road.path("train", f"{kind}/{name}/none").parent, part, _features(road, name))
+        for name in names
+    }
+
+
+def _leader(
+    config: RunConfig, models: Mapping[str, Recommender], train_part: Interactions, valid_part: Interactions
+) -> tuple[str, dict[str, float]]:
+    """The retriever whose order the candidates come in, and every source's validation score."""
+    users, order_by = users_of(valid_part), config.candidates.order_by
+    if not users:
+        if order_by == "best":
+            raise ConfigError(
+                "C205",
+                "candidates.order_by is best, and there is no validation split to choose by",
+                next_step="name a retriever in candidates.order_by, or give data.split.valid_share",
+            )
+        return order_by, {}
+    scores = {
+        name: evaluate(retrieve({name: model}, train_part, users, 20), valid_part, (20,)).mean()[SELECTION]
+        for name, model in models.items()
+    }
+    return (max(scores, key=lambda name: scores[name]) if order_by == "best" else order_by), scores

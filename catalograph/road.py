@@ -1,0 +1,93 @@
+"""What the stages of one run share: its configuration, its folder, its catalogue, and what is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from catalograph.config import RunConfig
+from catalograph.progress import Progress
+from catalograph.runs import RunFolder, StageFolder
+from extract.items import Catalog, read_catalog
+from recsys.interactions import Interactions
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a stage did to its rows, n_in = n_ok + n_quarantined, and the files it declares as its results."""
+
+    n_in: int
+    n_ok: int
+    n_quarantined: int = 0
+    n_absent: int = 0
+    outputs: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts as they are written down and printed."""
+        return {"in": self.n_in, "ok": self.n_ok, "absent": self.n_absent, "quarantined": self.n_quarantined}
+
+
+class Road:
+    """One run on its way."""
+
+    def __init__(self, run: RunFolder, config: RunConfig, progress: Progress) -> None:
+        self.run, self.config, self.progress = run, config, progress
+        self._stages: dict[str, StageFolder] = {}
+
+    def enter(self, name: str, folder: str, parts: Mapping[str, Any], *, renew: bool = False) -> StageFolder:
+        """Opens a stage and remembers it."""
+        self._stages[name] = self.run.stage(folder, parts, renew=renew)
+        return self._stages[name]
+
+    def stage(self, name: str) -> StageFolder:
+        """A stage that was entered."""
+        return self._stages[name]
+
+    def is_done(self, name: str) -> bool:
+        """Whether a stage was entered and is finished."""
+        return name in self._stages and self._stages[name].done
+
+    def hash_of(self, name: str) -> str | None:
+        """The content hash of a stage's outputs; None for a stage this run does not have."""
+        return self._stages[name].hash if name in self._stages else None
+
+    def outputs_exist(self, name: str) -> bool:
+        """Whether what a finished stage wrote outside its folder is there: the report's page."""
+        return name != "report" or self.run.report_path.is_file()
+
+    def path(self, stage: str, name: str) -> Path:
+        """A file of a stage; its folder exists."""
+        return self._stages[stage].output(name)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalogue."""
+        data = self.config.data
+        return read_catalog(data.catalog_path, data.catalog_columns, data.pictures_path)
+
+    def catalog_parts(self) -> dict[str, Any]:
+        """What identifies the catalogue's rows."""
+        data = self.config.data
+        return {
+            "catalog": self.run.input_hash(data.catalog_path),
+            "columns": data.catalog_columns.model_dump(mode="json"),
+        }
+
+    @cached_property
+    def known(self) -> Interactions:
+        """Train and validation together: what final models learn from and no test list may repeat."""
+        return self.part("train").concat(self.part("valid"))
+
+    def part(self, name: str) -> Interactions:
+        """One part of the split: train, valid or test."""
+        return Interactions.load(self.path("prepare", f"{name}.parquet"))
+
+    def use_threads(self) -> None:
+        """Sets torch's thread count from the configuration; to be called by stages that use torch."""
+        if self.config.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.config.threads)

@@ -1,0 +1,254 @@
+"""The run folder: one lock, one configuration, stages that are whole or absent.
+
+``stage.json`` is written last, after every declared output is on disk, so a stage either lists its outputs
+with their hashes or has to be done again. Only declared outputs are results: logs, times, hosts and half-done
+shards never enter `content_hash`.
+
+Layout::
+
+    run.json  config.yaml  env.json  inputs.json  LOCK  logs/run.jsonl
+    stages/20-embed/  parts.json  ...outputs...  stage.json
+    report/index.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from catalograph.config import RunConfig, changed_keys, differences
+from catalograph.doctor import environment
+from catalograph.integrity import (
+    FORMAT_VERSION,
+    content_hash,
+    read_json,
+    read_sealed,
+    read_stage,
+    stored_config,
+    verify,
+    write_json,
+    write_sealed,
+)
+from catalograph.progress import Progress
+from catalograph.run_log import RunLog, now
+from catalograph.stage_folder import StageFolder
+from extract.errors import RunFolderError, UnsafeInput
+from extract.store import content_hash as hash_of
+from extract.store import hash_file, write_atomic
+
+__all__ = ["Progress", "RunFolder", "StageFolder", "content_hash", "open_run", "stored_config", "verify"]
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """An open run folder; it holds the lock until `close`, which the end of a ``with`` block calls."""
+
+    def __init__(self, path: Path, config: RunConfig, lock: IO[str]) -> None:
+        self.path, self.config, self._lock = path, config, lock
+        self._inputs: dict[str, dict[str, Any]] = read_json(path / "inputs.json") or {}
+        self._log = RunLog(path / "logs" / "run.jsonl")
+
+    @property
+    def report_path(self) -> Path:
+        """Where the HTML report goes; outside ``stages/``, because a report holds times."""
+        return self.path / "report" / "index.html"
+
+    def stage(self, name: str, fingerprint_parts: Mapping[str, Any], *, renew: bool = False) -> StageFolder:
+        """The stage `name`, made from `fingerprint_parts` (JSON values: settings, hashes of inputs).
+
+        Args:
+            renew: a stage made from other parts is begun anew instead of refused; for what holds no results.
+
+        Raises:
+            RunFolderError: R104, the stage was begun or finished from other parts; names what changed.
+        """
+        folder = self.path / "stages" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = StageFolder(folder, name, fingerprint_parts)
+        begun = read_json(folder / "parts.json")
+        if begun is None or (renew and begun != stage.parts):
+            (folder / "stage.json").unlink(missing_ok=True)
+            write_json(folder / "parts.json", stage.parts)
+        elif begun != stage.parts:
+            raise RunFolderError(
+                "R104",
+                f"stage {name} was made from other inputs or settings",
+                where=str(folder),
+                why="; ".join(_describe(differences(begun, stage.parts))),
+                next_step=f"use a new --run-dir, or remove {folder} and the stages that follow from it",
+            )
+        record, problems = read_stage(folder)
+        if record is not None and not problems:
+            stage.record = record
+        elif problems:
+            logger.warning("stage %s is done again: %s", name, problems[0])
+            (folder / "stage.json").unlink(missing_ok=True)
+        return stage
+
+    def input_hash(self, path: Path) -> str:
+        """SHA-256 of an input file, remembered by size and modification time in ``inputs.json``.
+
+        A folder is identified by the names and sizes of its files; whoever reads them checks their content.
+        """
+        if path.is_dir():
+            listing = [
+                [str(p.relative_to(path)), p.stat().st_size] for p in sorted(path.rglob("*")) if p.is_file()
+            ]
+            return hash_of(listing)
+        if not path.is_file():
+            raise UnsafeInput("U101", "an input file is missing", where=str(path))
+        status, key = path.stat(), str(path.resolve())
+        seen = self._inputs.get(key, {})
+        if (seen.get("bytes"), seen.get("mtime_ns")) != (status.st_size, status.st_mtime_ns):
+            seen = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": hash_file(path)}
+            self._inputs[key] = seen
+            write_json(self.path / "inputs.json", self._inputs)
+        return str(seen["sha256"])
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append one event to ``logs/run.jsonl``."""
+        self._log.event(event, **fields)
+
+    def close(self, outcome: str = "ok") -> None:
+        """Write the outcome (``ok`` or the name of an exception) and give the lock back."""
+        if self._lock.closed:
+            return
+        run = read_sealed(self.path / "run.json") or {}
+        write_sealed(self.path / "run.json", run | {"outcome": outcome, "ended_at": now()})
+        self.log("end", outcome=outcome)
+        self._log.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and kind is not None:
+            self._log.failure(error)
+        self.close("ok" if kind is None else kind.__name__)
+
+
+def open_run(folder: Path, config: RunConfig) -> RunFolder:
+    """Create or reopen the run folder of `config` and lock it.
+
+    Raises:
+        RunFolderError: R101 locked by another process, R102 made by a configuration that gives other results,
+            R103 not a run folder, R105 made by a newer product.
+    """
+    folder = folder.absolute()
+    _refuse_foreign(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    try:
+        _match_config(folder, config)
+        run = _open_record(folder)
+        text = config.to_yaml().encode()
+        if not (folder / "config.yaml").is_file() or (folder / "config.yaml").read_bytes() != text:
+            write_atomic(folder / "config.yaml", text)
+        write_json(folder / "env.json", environment())
+        run |= {"config_sha256": hash_file(folder / "config.yaml"), "outcome": "running", "pid": os.getpid()}
+        write_sealed(folder / "run.json", run)
+        opened = RunFolder(folder, config, lock)
+    except BaseException:
+        lock.close()
+        raise
+    opened.log("start", pid=os.getpid(), host=socket.gethostname())
+    return opened
+
+
+def _lock(folder: Path) -> IO[str]:
+    """The lock file, locked; flock and not a pid file, because the kernel gives it back after kill -9."""
+    handle = (folder / "LOCK").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.seek(0)
+        try:
+            holder = json.loads(handle.read())
+        except ValueError:
+            holder = {}
+        handle.close()
+        raise RunFolderError(
+            "R101",
+            "the run folder is in use by another process",
+            where=str(folder),
+            why=f"process {holder.get('pid', '?')} on host {holder.get('host', '?')} "
+            f"holds the lock since {holder.get('since', '?')}",
+            next_step="wait for it to end, stop it, or use another --run-dir",
+        ) from error
+    handle.seek(0)
+    handle.truncate()
+    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}, handle)
+    handle.flush()
+    return handle
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.exists() or (folder / "run.json").is_file():
+        return
+    ours = {"shop", "LOCK", "logs", "config.yaml", "env.json", "inputs.json", "stages", "report"}
+    if not folder.is_dir():
+        raise RunFolderError("R103", "the run folder's path is a file", where=str(folder))
+    foreign = sorted(p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith("."))
+    # A process killed between the lock and run.json leaves only our own names: that folder may be taken over.
+    if foreign and not any("tmp" in name for name in foreign):
+        raise RunFolderError(
+            "R103",
+            "the folder exists and is not a run folder",
+            where=str(folder),
+            why=f"it has no run.json and holds {', '.join(foreign[:3])}",
+            next_step="choose another --run-dir",
+        )
+
+
+def _match_config(folder: Path, config: RunConfig) -> None:
+    if not (folder / "config.yaml").is_file():
+        return
+    changed = changed_keys(stored_config(folder), config)
+    if changed:
+        raise RunFolderError(
+            "R102",
+            f"the run folder was made by another configuration ({len(changed)} keys differ)",
+            where=str(folder),
+            why="; ".join(_describe(changed)),
+            next_step="use a new --run-dir, or set these keys back",
+        )
+
+
+def _open_record(folder: Path) -> dict[str, Any]:
+    run = read_sealed(folder / "run.json") or {
+        "format_version": FORMAT_VERSION,
+        "catalograph": environment()["catalograph"],
+        "created_at": now(),
+    }
+    if int(run.get("format_version", 0)) > FORMAT_VERSION:
+        raise RunFolderError(
+            "R105",
+            "the run folder was made by a newer catalograph",
+            where=str(folder),
+            why=f"format {run['format_version']}, this version reads up to {FORMAT_VERSION}",
+            next_step="upgrade catalograph, or use a new --run-dir",
+        )
+    return run
+
+
+def _describe(changed: Mapping[str, tuple[Any, Any]], most: int = 20) -> list[str]:
+    lines = [
+        f"{key}: {_short(old)} before, {_short(new)} now" for key, (old, new) in list(changed.items())[:most]
+    ]
+    return lines + ([f"and {len(changed) - most} more"] if len(changed) > most else [])
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."

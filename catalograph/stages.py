@@ -1,0 +1,133 @@
+"""The road: which stages there are, what each is made from, and how a run goes through them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from catalograph import evaluation, extraction, reporting, reranking, retrieval
+from catalograph.config import RunConfig
+from catalograph.progress import Progress
+from catalograph.report.data import MetricTable
+from catalograph.road import Counts, Road
+from catalograph.runs import open_run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage: where it is kept, what it is made from, which stages it needs, and its work."""
+
+    folder: str
+    needs: tuple[str, ...]
+    parts: Callable[[Road], Mapping[str, Any]]
+    work: Callable[[Road], Counts]
+    wanted: Callable[[RunConfig], bool] = lambda config: True
+    disposable: bool = False
+    """Holds no results: made again when its settings change, and whenever it is asked for by name."""
+
+
+STAGES: dict[str, Stage] = {
+    "prepare": Stage("10-prepare", (), retrieval.prepare_parts, retrieval.prepare),
+    "caption": Stage(
+        "20-caption",
+        (),
+        extraction.caption_parts,
+        extraction.caption,
+        lambda config: config.caption is not None,
+    ),
+    "embed": Stage(
+        "30-embed",
+        ("caption",),
+        extraction.embed_parts,
+        extraction.embed,
+        lambda config: bool(config.features),
+    ),
+    "train": Stage("40-train", ("prepare", "embed"), retrieval.train_parts, retrieval.train),
+    "recommend": Stage("50-recommend", ("train",), retrieval.recommend_parts, retrieval.recommend),
+    "finetune": Stage(
+        "60-finetune",
+        ("recommend",),
+        reranking.finetune_parts,
+        reranking.finetune,
+        lambda config: config.rerank is not None,
+    ),
+    "rerank": Stage(
+        "70-rerank",
+        ("finetune",),
+        reranking.rerank_parts,
+        reranking.rerank,
+        lambda config: config.rerank is not None,
+    ),
+    "evaluate": Stage(
+        "80-evaluate", ("recommend", "rerank"), evaluation.evaluate_parts, evaluation.evaluate_lists
+    ),
+    "report": Stage("90-report", ("evaluate",), reporting.report_parts, reporting.report, disposable=True),
+}
+
+
+@dataclass
+class RunSummary:
+    """What a run ended with."""
+
+    folder: Path
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By stage: seconds, reused, and the counts in, ok, absent, quarantined where they apply."""
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By list and metric, on the test split; empty before `evaluate` is done."""
+    tables: list[MetricTable] = field(default_factory=list)
+    report: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {
+            "run_dir": str(self.folder),
+            "stages": self.stages,
+            "metrics": self.metrics,
+            "report": None if self.report is None else str(self.report),
+        }
+
+
+def run_stages(
+    config: RunConfig, folder: Path, stages: Sequence[str] | None, progress: Progress
+) -> RunSummary:
+    """Goes through the asked stages and those they need, in order, and skips what is done.
+
+    Args:
+        stages: names from STAGES; None means all.
+    """
+    asked = _with_needs(config, stages)
+    summary = RunSummary(folder)
+    with open_run(folder, config) as run:
+        road = Road(run, config, progress)
+        for name in asked:
+            stage = STAGES[name]
+            kept = road.enter(name, stage.folder, stage.parts(road), renew=stage.disposable)
+            again = stage.disposable and stages is not None and name in stages
+            reused = kept.done and road.outputs_exist(name) and not again
+            if not reused:
+                started = time.perf_counter()
+                run.log("stage", stage=name, state="start")
+                counts = stage.work(road)
+                kept.finish(counts.outputs, counts.as_dict(), time.perf_counter() - started)
+                run.log("stage", stage=name, state="done", **counts.as_dict())
+            summary.stages[name] = {"seconds": kept.seconds, "reused": reused, **kept.counts}
+        if road.is_done("evaluate"):
+            summary.tables = evaluation.tables(road)
+            summary.metrics = evaluation.means(road)
+        if run.report_path.is_file():
+            summary.report = run.report_path
+    return summary
+
+
+def _with_needs(config: RunConfig, stages: Sequence[str] | None) -> list[str]:
+    wanted = set(STAGES if stages is None else stages)
+    for name in reversed(STAGES):
+        if name in wanted:
+            wanted.update(STAGES[name].needs)
+    return [name for name in STAGES if name in wanted and STAGES[name].wanted(config)]

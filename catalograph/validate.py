@@ -1,0 +1,86 @@
+"""Look at the inputs as far as their headers: a wrong column is told in a second, not after an hour."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from catalograph.config import RunConfig
+from catalograph.problems import unknown_name
+from extract.errors import InvalidData, UnsafeInput
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Check that the inputs exist and have the columns that the configuration names.
+
+    Raises:
+        UnsafeInput: U103, an input is missing or cannot be read; with it come the other problems found.
+        InvalidData: D111, a column is missing.
+    """
+    missing: list[str] = []
+    wrong: list[str] = []
+    data = config.data
+    if data.pictures_path is not None and not data.pictures_path.exists():
+        missing.append(f"data.pictures: {data.pictures_path} does not exist")
+    items, events = data.catalog_columns, data.interaction_columns
+    wanted = {
+        "data.catalog": (data.catalog_path, _named(items.model_dump(exclude={"picture_pattern"}))),
+        "data.interactions": (data.interactions_path, _named(events.model_dump())),
+    }
+    for key, (path, names) in wanted.items():
+        try:
+            columns = columns_of(path)
+        except (OSError, ValueError, EOFError) as error:
+            missing.append(f"{key}: {path}: {_reason(error)}")
+            continue
+        section = "catalog_columns" if key == "data.catalog" else "interaction_columns"
+        for field, name in names:
+            if name not in columns:
+                wrong.append(f"data.{section}.{field}: {unknown_name('column', name, columns)}")
+    problems = missing + wrong
+    if problems:
+        kind, code = (UnsafeInput, "U103") if missing else (InvalidData, "D111")
+        count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
+        raise kind(
+            code,
+            f"{count} with the inputs\n  " + "\n  ".join(problems),
+            next_step="correct the paths and column names under data, or the files",
+        )
+
+
+def columns_of(path: Path) -> list[str]:
+    """Column names of a CSV, JSON lines or Parquet file, from its beginning; ValueError for other formats."""
+    name = path.name.removesuffix(".gz")
+    if name.endswith((".parquet", ".pq")):
+        import pyarrow.parquet as parquet
+
+        return list(parquet.read_schema(path).names)
+    if not name.endswith((".csv", ".tsv", ".jsonl", ".json")):
+        raise ValueError("not a .csv, .jsonl or .parquet file")
+    with path.open("rb") as raw:
+        stream = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
+        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+            first = text.readline()
+    if name.endswith((".jsonl", ".json")):
+        row = json.loads(first)
+        if not isinstance(row, dict):
+            raise ValueError("its first line is not a JSON object")
+        return list(row)
+    return next(csv.reader([first], delimiter="\t" if name.endswith(".tsv") else ","), [])
+
+
+def _named(columns: Mapping[str, object]) -> list[tuple[str, str]]:
+    """(field, column) for every column that a section names."""
+    rows: list[tuple[str, str]] = []
+    for field, value in columns.items():
+        names = value if isinstance(value, list | tuple) else [value]
+        rows += [(field, name) for name in names if isinstance(name, str)]
+    return rows
+
+
+def _reason(error: Exception) -> str:
+    return "does not exist" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__

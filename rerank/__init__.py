@@ -1,0 +1,1 @@
+"""Candidates in, reordered candidates out: prompts, the listwise scorer, losses, fine-tuning and fusion."""

@@ -1,0 +1,85 @@
+"""From candidates to the lists a reranker sees: shown history, shuffled candidates, relevance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.candidates import Candidates
+from recsys.interactions import Interactions
+
+
+@dataclass(frozen=True, slots=True)
+class RankingList:
+    """One person's candidates as the reranker sees them.
+
+    Attributes:
+        user_id: whose list.
+        history: H item ids, oldest first.
+        candidates: K item ids in shuffled order.
+        places: [K] the place of each shown candidate in the incoming order; undoes the shuffle.
+        relevance: [K] 1.0 for a held-out truth, else 0.0.
+    """
+
+    user_id: str
+    history: tuple[str, ...]
+    candidates: tuple[str, ...]
+    places: NDArray[np.int64]
+    relevance: NDArray[np.float32]
+
+
+def shown_histories(
+    known: Interactions, users: Sequence[str], *, length: int, seed: int
+) -> dict[str, tuple[str, ...]]:
+    """The `length` latest items of each user, oldest first; without timestamps a sample by seed and user."""
+    rows = np.searchsorted(known.user_ids, np.asarray(users))
+    shown: dict[str, tuple[str, ...]] = {}
+    for user, items in zip(users, known.history(rows), strict=True):
+        if known.timestamps is None and len(items) > length:
+            items = np.sort(_generator(seed, user).choice(items, length, replace=False))
+        shown[user] = tuple(str(known.item_ids[item]) for item in items[max(0, len(items) - length) :])
+    return shown
+
+
+def ranking_lists(
+    candidates: Candidates,
+    histories: Mapping[str, tuple[str, ...]],
+    truth: Interactions | None,
+    *,
+    seed: int,
+) -> list[RankingList]:
+    """One list per user, shuffled by `seed` and user id, so that a list never depends on the others."""
+    wanted = _truths(truth)
+    lists = []
+    for row, user in enumerate(candidates.user_ids):
+        items = [str(item) for item in candidates.items[row] if item]
+        places = _generator(seed, str(user)).permutation(len(items))
+        shuffled = tuple(items[place] for place in places)
+        true_items = wanted.get(str(user), frozenset())
+        relevance = np.array([item in true_items for item in shuffled], np.float32)
+        lists.append(RankingList(str(user), histories[str(user)], shuffled, places, relevance))
+    return lists
+
+
+def _truths(truth: Interactions | None) -> dict[str, frozenset[str]]:
+    if truth is None:
+        return {}
+    collected: dict[str, set[str]] = {}
+    for user, item in zip(truth.user_ids[truth.user_rows], truth.item_ids[truth.item_rows], strict=True):
+        collected.setdefault(str(user), set()).add(str(item))
+    return {user: frozenset(items) for user, items in collected.items()}
+
+
+def _generator(seed: int, user: str) -> np.random.Generator:
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(user.encode()).digest()[:8], "big")])
+
+
+def reshuffled(entry: RankingList, *, seed: Sequence[int]) -> RankingList:
+    """The same list with its candidates shown in another order."""
+    order = np.random.default_rng(list(seed)).permutation(len(entry.candidates))
+    candidates = tuple(entry.candidates[place] for place in order)
+    return RankingList(entry.user_id, entry.history, candidates, entry.places[order], entry.relevance[order])

@@ -1,0 +1,130 @@
+"""Scores K candidates in one forward pass: last hidden state times the identifiers' output rows (FIRST)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rerank.prompts import LAYOUTS, EncodedList, PromptEncoder
+from rerank.settings import LoraConfig, RerankConfig
+
+
+class ListwiseScorer:
+    """A causal language model that ranks lists.
+
+    The prompt ends where the answer's first identifier would stand. The score of a candidate is the logit of
+    its identifier there; no other logit is computed and nothing is generated. Prompts are padded on the
+    right, which a causal model does not see, so a score does not depend on the other lists of its batch.
+    """
+
+    def __init__(self, model: Any, encoder: PromptEncoder) -> None:
+        self.model, self.encoder = model, encoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        first: Tensor = next(self.model.parameters())
+        return first.device
+
+    def hidden(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Last hidden states of right-padded `rows`: [B, L, D], and the true lengths [B]."""
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long, device=self.device)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row, device=self.device)
+        mask = torch.arange(ids.shape[1], device=self.device)[None, :] < lengths[:, None]
+        decoder = _causal_model(self.model).get_decoder()
+        return decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state, lengths
+
+    def output_rows(self) -> Tensor:
+        """The output embedding, [vocabulary, D]."""
+        rows: Tensor = _causal_model(self.model).get_output_embeddings().weight
+        return rows
+
+    def identifier_scores(self, states: Tensor, candidates: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Scores [B, K] of `states` [B, D] and their mask [B, K], K the longest of `candidates`."""
+        width = max(candidates)
+        rows = self.output_rows()[self.encoder.identifiers[:width]]
+        counts = torch.tensor(candidates, device=states.device)
+        mask = torch.arange(width, device=states.device)[None, :] < counts[:, None]
+        return states.float() @ rows.float().T, mask
+
+    @torch.no_grad()
+    def score(self, lists: Sequence[EncodedList], *, token_budget: int = 8192) -> list[NDArray[np.float32]]:
+        """The candidates' scores of each list, float32 [K], comparable within a list."""
+        self.model.eval()
+        scores: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(lists)
+        for batch in token_batches([len(item.tokens) for item in lists], token_budget):
+            states, lengths = self.hidden([lists[i].tokens for i in batch])
+            last = states[torch.arange(len(batch), device=states.device), lengths - 1]
+            table, _ = self.identifier_scores(last, [lists[i].candidates for i in batch])
+            for row, place in zip(table.cpu().numpy(), batch, strict=True):
+                scores[place] = row[: lists[place].candidates].astype(np.float32)
+        return scores
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Batches of positions, similar lengths together, longest first: `budget` padded tokens or one list."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def load_scorer(config: RerankConfig, *, max_candidates: int, adapter: Path | None = None) -> ListwiseScorer:
+    """Loads the model, safetensors only and without remote code, and one of our adapters if given."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.revision, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        config.model, revision=config.revision, dtype=getattr(torch, config.dtype), use_safetensors=True,
+        trust_remote_code=False,
+    )  # fmt: skip
+    if adapter is not None:
+        with _quiet_peft():
+            model = PeftModel.from_pretrained(model, adapter)
+    encoder = PromptEncoder(
+        tokenizer, LAYOUTS[config.prompt], max_candidates=max_candidates, item_tokens=config.item_tokens
+    )
+    return ListwiseScorer(model.eval(), encoder)
+
+
+def with_lora(scorer: ListwiseScorer, config: LoraConfig, *, seed: int) -> ListwiseScorer:
+    """The scorer with a fresh adapter on every linear layer of its decoder; only the adapter is trainable."""
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    peft_config = PeftLoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    with _quiet_peft():
+        return ListwiseScorer(get_peft_model(scorer.model, peft_config), scorer.encoder)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """peft reads a property that transformers 5 renamed; the warning is theirs and tells our user nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
+
+
+def _causal_model(model: Any) -> Any:
+    """The causal model inside a peft wrapper or a data-parallel one."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

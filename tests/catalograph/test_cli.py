@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from catalograph.cli import STAGE_VERBS, app, main
+from catalograph.config import RunConfig
+from catalograph.report.data import Interval, MetricRow, MetricTable
+from catalograph.runs import open_run
+from extract.errors import TrainingDiverged
+
+STAGE_FLAGS = {"--config", "-c", "--set", "-s", "--run-dir", "--json", "--verbose", "-v"}
+FLAGS = {
+    "demo": {
+        "--run-dir",
+        "--seed",
+        "--items",
+        "--users",
+        "--hidden",
+        "--set",
+        "-s",
+        "--json",
+        "--verbose",
+        "-v",
+    },
+    **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
+    "doctor": {"--run-dir", "--json"},
+    "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},
+    "verify": {"--run-dir", "--json"},
+    "hash": {"--run-dir", "--json"},
+}
+CONFIG = """\
+data: {catalog: items.csv, interactions: clicks.csv}
+retrievers: {pop: {model: popularity}}
+"""
+
+
+class Summary:
+    def __init__(self, quarantined: int = 0) -> None:
+        self.quarantined = quarantined
+        self.tables = [
+            MetricTable(
+                "Test [split]", ["ndcg@10"], [MetricRow("popularity", {"ndcg@10": Interval(0.5, 0.4, 0.6)})]
+            )
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        stages = {
+            "caption": {"seconds": 1.0, "in": 5, "ok": 5 - self.quarantined, "quarantined": self.quarantined}
+        }
+        stages["prepare"] = {"seconds": 0.1, "in": 9, "ok": 7, "quarantined": 2}
+        return {
+            "stages": stages,
+            "metrics": {"popularity": {"ndcg@10": 0.5}},
+            "report": "runs/x/report/index.html",
+        }
+
+
+class Stages:
+    """Stands in for `catalograph.stages`: remembers calls and returns or raises what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[RunConfig, Path, Sequence[str] | None]] = []
+        self.outcome: Summary | BaseException = Summary()
+
+    def run_stages(
+        self, config: RunConfig, folder: Path, stages: Sequence[str] | None, progress: object
+    ) -> Summary:
+        self.calls.append((config, folder, stages))
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
+    stand_in = Stages()
+    module = types.ModuleType("catalograph.stages")
+    module.run_stages = stand_in.run_stages  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "catalograph.stages", module)
+    return stand_in
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop.yaml").write_text(CONFIG)
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+    (tmp_path / "clicks.csv").write_text("user_id,item_id\nu,a\n")
+    yield tmp_path
+
+
+def flags() -> dict[str, set[str]]:
+    commands: Mapping[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    return {
+        name: {o for p in command.params for o in p.opts} - {"--help", "-h"}
+        for name, command in commands.items()
+    }
+
+
+def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
+    assert flags() == FLAGS
+
+
+def test_every_verb_of_the_product_is_there() -> None:
+    verbs = (
+        "demo run extract prepare train recommend finetune rerank evaluate report doctor validate verify hash"
+    )
+    assert set(flags()) == set(verbs.split())
+
+
+@pytest.mark.parametrize("verb", sorted(FLAGS))
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_the_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "7 partial success" in " ".join(capsys.readouterr().out.split())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("catalograph 0.")
+
+
+@pytest.mark.parametrize("arguments", [["run", "--confg", "x"], ["runn"], ["run"], ["demo", "--hidden", "2"]])
+def test_wrong_usage_exits_2_and_keeps_stdout_clean(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err
+
+
+@pytest.mark.parametrize("verb", sorted(STAGE_VERBS))
+def test_a_verb_runs_its_stages(
+    verb: str, stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "-c", "shop.yaml", "--set", "seed=4", "--run-dir", "out", "--json"]) == 0
+    config, folder, asked = stages.calls[0]
+    assert config.seed == 4 and folder == Path("out") and asked == STAGE_VERBS[verb][0]
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["metrics"]["popularity"]["ndcg@10"] == 0.5 and captured.err == ""
+
+
+def test_the_default_folder_is_named_by_the_config_and_what_it_decides(stages: Stages, shop: Path) -> None:
+    for extra in ([], ["--set", "threads=2"], ["--set", "seed=1"]):
+        assert main(["run", "-c", "shop.yaml", *extra]) == 0
+    first, second, third = (folder for _, folder, _ in stages.calls)
+    assert first == second != third
+    assert first.parent == Path("runs") and first.name.startswith("shop-")
+
+
+def test_run_dir_of_the_config_is_used(stages: Stages, shop: Path) -> None:
+    assert main(["run", "-c", "shop.yaml", "--set", "run_dir=here"]) == 0
+    assert stages.calls[0][1] == Path("here")
+
+
+def test_without_a_config_the_one_of_the_run_folder_is_used(stages: Stages, shop: Path) -> None:
+    from catalograph.config_file import load_config
+
+    config = load_config(Path("shop.yaml"), ["seed=11"])
+    with open_run(Path("out"), config):
+        pass
+    assert main(["report", "--run-dir", "out"]) == 0
+    assert stages.calls[0][0] == config and stages.calls[0][2] == ("report",)
+
+
+def test_people_get_a_table_and_the_report_last(
+    stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "-c", "shop.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "0.5000 (0.4000 to 0.6000)" in out and "Test [split]" in out
+    assert out.splitlines()[-1] == "runs/x/report/index.html"
+
+
+@pytest.mark.parametrize(("verb", "code"), [("run", 7), ("extract", 7), ("train", 0), ("report", 0)])
+def test_quarantined_items_make_a_partial_success(verb: str, code: int, stages: Stages, shop: Path) -> None:
+    stages.outcome = Summary(quarantined=1)
+    assert main([verb, "-c", "shop.yaml"]) == code
+
+
+def test_an_error_of_ours_is_four_lines_and_its_code(
+    stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.outcome = TrainingDiverged(
+        "T101", "loss is NaN", where="lirdrec, step 7", why="lr 1.0", next_step="lower it"
+    )
+    assert main(["train", "-c", "shop.yaml"]) == 9
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        "error[T101]: loss is NaN\n  where: lirdrec, step 7\n  why:   lr 1.0\n  next:  lower it\n"
+    )
+
+
+def test_with_json_an_error_is_one_object_too(
+    stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.outcome = TrainingDiverged("T101", "loss is NaN", where="step 7")
+    assert main(["train", "-c", "shop.yaml", "--json"]) == 9
+    result = json.loads(capsys.readouterr().out)
+    assert (
+        result["exit_code"] == 9
+        and result["error"]["code"] == "T101"
+        and result["error"]["where"] == "step 7"
+    )
+
+
+def test_an_internal_error_shows_its_traceback_only_on_request(
+    stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.outcome = KeyError("oops")
+    assert main(["train", "-c", "shop.yaml"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["train", "-c", "shop.yaml", "-v"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_signals_have_their_codes(error: BaseException, code: int, stages: Stages, shop: Path) -> None:
+    stages.outcome = error
+    assert main(["train", "-c", "shop.yaml"]) == code
+
+
+def test_a_wrong_config_lists_everything(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "-c", "shop.yaml", "--set", "sede=1", "--set", "candidates.k=0"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error[C001]: 2 problems in shop.yaml\n") and "did you mean seed?" in error
+
+
+def test_validate_accepts_a_good_config(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "-c", "shop.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_validate_reads_headers(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shop / "items.csv").write_text("item_id,titel\n")
+    (shop / "clicks.csv").write_text("user,item_id\n")
+    assert main(["validate", "-c", "shop.yaml"]) == 5
+    error = capsys.readouterr().err
+    assert "data.catalog_columns.title: unknown column title; did you mean titel?" in error
+    assert "data.interaction_columns.user: unknown column user_id; did you mean user?" in error
+
+
+def test_validate_tells_missing_and_unreadable_files_together(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "items.csv").unlink()
+    (shop / "clicks.parquet").write_bytes(b"not parquet")
+    sets = ["--set", "data.interactions=clicks.parquet", "--set", "data.pictures=nowhere"]
+    assert main(["validate", "-c", "shop.yaml", *sets]) == 4
+    error = capsys.readouterr().err
+    assert (
+        "3 problems" in error
+        and "data.catalog:" in error
+        and "data.pictures:" in error
+        and "clicks.parquet" in error
+    )
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "RunConfig"
+
+
+def test_doctor_reports_every_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["ok"] and {"python", "torch", "memory", "disk"} <= {
+        check["name"] for check in result["checks"]
+    }
+
+
+def test_doctor_exits_3_when_a_package_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from catalograph import doctor
+
+    monkeypatch.setattr(doctor, "PACKAGES", (("torch", (99,), None), ("no-such-package", (1,), None)))
+    assert main(["doctor"]) == 3
+    out = " ".join(capsys.readouterr().out.split())
+    assert '"torch>=99"' in out and "no-such-package" in out
+
+
+def test_hash_and_verify_of_a_run(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from catalograph.config_file import load_config
+
+    with open_run(Path("out"), load_config(Path("shop.yaml"))) as run:
+        stage = run.stage("20-embed", {})
+        stage.output("x").write_bytes(b"abc")
+        stage.finish(["x"])
+    assert main(["hash", "--run-dir", "out"]) == 0
+    digest = capsys.readouterr().out.strip()
+    assert len(digest) == 64
+    assert main(["hash", "--run-dir", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"hash": digest}
+    assert main(["verify", "--run-dir", "out"]) == 0
+    (shop / "out/stages/20-embed/x").write_bytes(b"abd")
+    assert main(["verify", "--run-dir", "out", "--json"]) == 5
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[-1])["problems"] == ["20-embed/x: content differs from its recorded hash"]
+
+
+def test_hash_of_something_else_exits_10(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hash", "--run-dir", str(tmp_path)]) == 10
+    assert "not a run folder" in capsys.readouterr().err
+
+
+def test_demo_prepares_the_shop_and_runs_everything(
+    stages: Stages, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from catalograph.config_file import load_config
+
+    asked: list[dict[str, Any]] = []
+    module = types.ModuleType("catalograph.demo")
+
+    def prepare_demo(folder: Path, **options: Any) -> RunConfig:
+        asked.append({"folder": folder, **options})
+        return load_config(Path("shop.yaml"))
+
+    module.prepare_demo = prepare_demo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "catalograph.demo", module)
+    assert main(["demo", "--run-dir", "d", "--seed", "3", "--items", "50", "--set", "candidates.k=5"]) == 0
+    assert asked == [{"folder": Path("d"), "seed": 3, "items": 50, "users": 1500, "hidden": 1.0}]
+    config, folder, which = stages.calls[0]
+    assert config.candidates.k == 5 and folder == Path("d") and which is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["doctor", "--json"],
+        ["validate", "-c", "shop.yaml"],
+        ["validate", "--schema"],
+    ],
+)
+def test_light_verbs_import_no_model_library(arguments: list[str], shop: Path) -> None:
+    code = (
+        "import sys; from catalograph.cli import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'peft', 'datasets'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert done.returncode == 0, done.stderr
+    # The promise is 0.7 s on an idle machine; a loaded one gets slack.
+    assert time.monotonic() - started < 5
