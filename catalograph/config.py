@@ -156,9 +156,9 @@ class RunConfig(_Section):
     run_dir: Path | None = None
     """The run folder; relative to the working folder."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """The seed of everything that is drawn."""
+    """Seed of folds, shuffles, samples, adapter and intervals; split and retrievers have their own."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Largest share of items that may be quarantined before the run stops."""
+    """Share of items that each extraction stage may quarantine before it stops (at least one, unless 0)."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:1``."""
     threads: PositiveInt | None = None

@@ -12,6 +12,8 @@ from rich.table import Table
 from catalograph.doctor import Check
 from catalograph.report.data import MetricTable
 
+# Characters of the column of names, and of a column with an interval, with their padding.
+_NAME, _CELL = 20, 15
 _STYLES = {"ok": "green", "note": "yellow", "fail": "bold red"}
 
 
@@ -31,20 +33,41 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 
 def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> None:
-    """Metrics by list with their intervals, and where the report is; the report's path is the last line."""
+    """Metrics by list over their intervals, and where the report is; the report's path is the last line.
+
+    As many metrics as fit in the width are shown; the report has them all. Before there are any, the stages
+    and the run folder are shown instead.
+    """
     console = Console()
+    if not tables:
+        for name, row in result["stages"].items():
+            console.print(_stage(name, row), highlight=False)
+    fitting = max(1, (console.width - _NAME) // _CELL)
     for metrics in tables:
-        table = Table(box=SIMPLE_HEAD, title=_plain(metrics.caption), title_justify="left")
-        table.add_column("list")
-        for column in metrics.columns:
-            table.add_column(_plain(column), justify="right")
+        table = Table(
+            box=SIMPLE_HEAD,
+            title=f"\n{_plain(metrics.caption)}",
+            title_justify="left",
+            show_edge=False,
+            pad_edge=False,
+        )
+        table.add_column("list", overflow="fold", max_width=_NAME - 2)
+        for column in metrics.columns[:fitting]:
+            table.add_column(_plain(column), justify="right", no_wrap=True)
         for row in metrics.rows:
-            cells = [_interval(row.values.get(column)) for column in metrics.columns]
+            cells = [_interval(row.values.get(column)) for column in metrics.columns[:fitting]]
             table.add_row(_plain(row.name), *cells)
         console.print(table)
-    if result.get("report"):
-        # Not through rich, which would break a long path into two lines.
-        console.file.write(f"{result['report']}\n")
+    if any(len(metrics.columns) > fitting for metrics in tables):
+        console.print("\nIntervals are 95 %; the other metrics are in the report.", style="dim")
+    # Not through rich, which would break a long path into two lines.
+    console.file.write(f"{result.get('report') or result['run_dir']}\n")
+
+
+def _stage(name: str, row: Mapping[str, Any]) -> str:
+    done = "reused" if row.get("reused") else f"{row['seconds']:.1f} s"
+    quarantined = f", {row['quarantined']:,} quarantined" if row.get("quarantined") else ""
+    return f"{name}: {row['ok']:,} of {row['in']:,} ok{quarantined} ({done})"
 
 
 def _interval(value: Any) -> str:
@@ -52,7 +75,11 @@ def _interval(value: Any) -> str:
         return "-"
     if value.low is None or value.high is None:
         return f"{value.mean:.4f}"
-    return f"{value.mean:.4f} [dim]({value.low:.4f} to {value.high:.4f})[/]"
+    return f"{value.mean:.4f}\n[dim]{_short(value.low)} {_short(value.high)}[/]"
+
+
+def _short(share: float) -> str:
+    return f"{share:.4f}".replace("0.", ".", 1)
 
 
 def _plain(text: str) -> str:

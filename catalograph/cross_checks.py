@@ -12,7 +12,7 @@ from catalograph.problems import Problem, explain, unknown_name
 from extract.errors import ConfigError
 from extract.prompts import caption_prompt
 from recsys.settings import NEED_FEATURES, SETTINGS
-from rerank.prompts import LAYOUTS
+from rerank.prompts import LAYOUTS, MOST_CANDIDATES
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
 
@@ -45,6 +45,10 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
                 problems.append(((*above, str(position)), unknown_name("retriever", name, retrievers)))
     if sources and order in retrievers and order not in sources:
         problems.append((("candidates", "order_by"), f"{order} must be among candidates.sources"))
+    k = candidates.get("k")
+    if isinstance(k, int) and k > MOST_CANDIDATES and raw.get("rerank") is not None:
+        what = f"a reranker takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"
+        problems.append((("candidates", "k"), what))
     return [
         *problems,
         *_model_problems(retrievers),
@@ -61,12 +65,17 @@ def _model_problems(retrievers: Mapping[str, Any]) -> Iterator[Problem]:
         if model not in SETTINGS:
             yield (*path, "model"), unknown_name("model", model, SETTINGS)
             continue
+        params = _table(_table(retriever).get("params"))
         try:
-            SETTINGS[model].model_validate(_table(_table(retriever).get("params")))
+            SETTINGS[model].model_validate(params)
         except ValidationError as error:
             yield from explain(error, SETTINGS[model], (*path, "params"))
-        if model in NEED_FEATURES and not _table(retriever).get("features"):
+        features, weights = _names(_table(retriever).get("features")), _table(params.get("knn_weights"))
+        if model in NEED_FEATURES and not features:
             yield (*path, "features"), f"{model} needs at least one feature"
+        if weights and set(weights) != set(features):
+            wanted = ", ".join(features) or "none"
+            yield (*path, "params", "knn_weights"), f"must name each of this retriever's features: {wanted}"
 
 
 def _prompt_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:

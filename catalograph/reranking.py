@@ -126,11 +126,15 @@ def _settings(road: Road) -> RerankConfig:
 
 
 def _load(road: Road, adapter: Path | None = None) -> ListwiseScorer:
+    from extract.transformers_captioner import pick_device
     from rerank.scorer import load_scorer
 
     settings = _settings(road)
-    resolved = settings.model_copy(update={"model": model_folder(settings.model)})
-    return load_scorer(resolved, max_candidates=road.config.candidates.k, adapter=adapter)
+    files = find_model(model_folder(settings.model), settings.revision)
+    resolved = settings.model_copy(update={"model": str(files.folder), "revision": None})
+    scorer = load_scorer(resolved, max_candidates=road.config.candidates.k, adapter=adapter)
+    scorer.model.to(pick_device(road.config.device))
+    return scorer
 
 
 def _save_adapter(scorer: ListwiseScorer, folder: Path, model: str) -> None:
@@ -138,7 +142,8 @@ def _save_adapter(scorer: ListwiseScorer, folder: Path, model: str) -> None:
     for config in scorer.model.peft_config.values():
         config.target_modules = sorted(config.target_modules)
         config.base_model_name_or_path = model
-    scorer.model.save_pretrained(folder, safe_serialization=True)
+    # No embedding is trained; left to itself, peft would ask the model hub whether the vocabulary has grown.
+    scorer.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     # An empty model card that repeats the path.
     (folder / "README.md").unlink(missing_ok=True)
 

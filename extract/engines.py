@@ -82,8 +82,6 @@ class CaptionConfig(BaseModel):
     """Attention implementation of transformers, such as "sdpa"; null leaves the choice to it."""
     limits: PictureLimits = PictureLimits()
     """How large a picture may be."""
-    max_bad: float = Field(default=0.01, ge=0, le=1)
-    """Share of items that may be quarantined before the stage stops (at least one item, unless 0)."""
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
 
@@ -113,8 +111,6 @@ class EmbedConfig(BaseModel):
     """Weights' type; "auto" is the checkpoint's own."""
     device: str = "auto"
     """Torch device; "auto" is cuda where there is one, else cpu."""
-    max_bad: float = Field(default=0.01, ge=0, le=1)
-    """Share of items that may be quarantined before the stage stops (at least one item, unless 0)."""
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
 

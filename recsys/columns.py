@@ -119,7 +119,7 @@ def choose_pairs(
             f"{int((present & ~known).sum())} interactions name items that the catalogue lacks",
             where=where,
             why=f"{len(missing)} unknown items, first: {', '.join(missing[:5])}",
-            next_step="add the items to the catalogue, or drop such rows with unknown: drop",
+            next_step="add the items to the catalogue, or drop such rows with unknown_items: drop",
         )
     encoded = users.dictionary_encode()
     codes = np.asarray(pc.fill_null(encoded.indices, 0).to_numpy(), dtype=np.int64)

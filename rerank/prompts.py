@@ -18,6 +18,9 @@ from extract.errors import InvalidData
 
 _BODY = "\u241e"
 
+MOST_CANDIDATES = len(string.ascii_letters)
+"""Candidates of a list that can be told apart: one letter each. A tokenizer may have fewer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

@@ -84,15 +84,22 @@ def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def load_scorer(config: RerankConfig, *, max_candidates: int, adapter: Path | None = None) -> ListwiseScorer:
-    """Loads the model, safetensors only and without remote code, and one of our adapters if given."""
+    """Loads the model from a folder or the local cache, and one of our adapters if given.
+
+    Safetensors only, no remote code, no network.
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.revision, trust_remote_code=False)
+    where = {"revision": config.revision, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False, **where)
     model = AutoModelForCausalLM.from_pretrained(
-        config.model, revision=config.revision, dtype=getattr(torch, config.dtype), use_safetensors=True,
+        config.model,
+        dtype=getattr(torch, config.dtype),
+        use_safetensors=True,
         trust_remote_code=False,
-    )  # fmt: skip
+        **where,
+    )
     if adapter is not None:
         with _quiet_peft():
             model = PeftModel.from_pretrained(model, adapter)

@@ -95,7 +95,7 @@ def lists_of(
     for begin, end in zip(starts, starts[1:], strict=False):
         at = int(rng.integers(begin + 3, end))
         before, truth = shop.chosen[begin:at], shop.chosen[at]
-        if rng.random() > hardness:
+        if rng.random() > 0.6 * hardness:
             truth = _twin(described, before[-1], rng)
         others = _plausible(described, before, truth, candidates - 1, hardness, rng)
         places = rng.permutation(candidates)
@@ -123,11 +123,20 @@ def _plausible(
     hardness: float,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Items like those chosen before, the likeliest first: what a retriever would offer at `hardness` 1; at 0, any."""
-    pool = np.setdiff1d(rng.integers(len(described), size=300), np.r_[before, truth])
+    """`count` items that a retriever could offer beside the truth.
+
+    A retriever is made up that likes what is like the history. Its order is cut to a window that the truth lies in, at
+    random, so that likeness to the history as a whole says little and what was chosen last says much. At `hardness` 0 the
+    order is random.
+    """
+    pool = np.append(np.setdiff1d(rng.integers(len(described), size=300), np.r_[before, truth]), truth)
     alike = (described[pool][:, None, :] == described[before][None, :, :]).mean(axis=1)
     score = hardness * alike @ rng.uniform(0, 8, 4) + rng.gumbel(size=len(pool)) * rng.uniform(0.5, 2)
-    return pool[np.argsort(-score)[:count]]
+    order = pool[np.argsort(-score)]
+    at = int(np.flatnonzero(order == truth)[0])
+    begin = int(np.clip(at - rng.integers(count + 1), 0, len(order) - count - 1))
+    window = order[begin : begin + count + 1]
+    return window[window != truth]
 
 
 def train(out: Path, *, peak: float, steps: int, seed: int, threads: int, width: int, layers: int, heads: int) -> None:
@@ -146,9 +155,11 @@ def train(out: Path, *, peak: float, steps: int, seed: int, threads: int, width:
     step, shop_seed = 0, FIRST_SEED + seed * 100_000
     while (share := step / steps) < 1:
         rng = np.random.default_rng([shop_seed])
-        long = share > 0.5
-        hardness = min(1.0, max(0.0, (share - 0.3) / 0.2))
-        candidates, history = (int(rng.integers(16, 31)), 10) if long else (int(rng.integers(4, 9)), 3 + int(4 * hardness))
+        # First a twin of what was chosen last is the truth, among anything; then real choices, among likely items, come in.
+        # Some twins stay to the end: they hold together what the weaker signal of real choices would let slip.
+        hardness = min(1.0, max(0.0, (share - 0.3) / 0.1))
+        long = share > 0.65
+        candidates, history = (int(rng.integers(16, 31)), 10) if long else (int(rng.integers(4, 9 + int(6 * hardness))), 3 + int(4 * hardness))
         if share < 0.05:  # naming a letter that is there comes first
             candidates = 2
         shop = open_shop(600, 640, dial=float(rng.uniform(0.3, 1) if long else 1), seed=shop_seed)
@@ -237,8 +248,8 @@ def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--width", type=int, default=96)

@@ -184,8 +184,49 @@ def test_people_get_a_table_and_the_report_last(
 ) -> None:
     assert main(["run", "-c", "shop.yaml"]) == 0
     out = capsys.readouterr().out
-    assert "0.5000 (0.4000 to 0.6000)" in out and "Test [split]" in out
+    assert "0.5000" in out and ".4000 .6000" in out and "Test [split]" in out
     assert out.splitlines()[-1] == "runs/x/report/index.html"
+
+
+def test_before_there_are_metrics_people_see_stages_and_the_folder(
+    stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Early(Summary):
+        def to_json(self) -> dict[str, Any]:
+            return super().to_json() | {"report": None, "run_dir": "runs/x"}
+
+    stages.outcome = Early(quarantined=1)
+    stages.outcome.tables = []
+    assert main(["extract", "-c", "shop.yaml"]) == 7
+    assert capsys.readouterr().out.splitlines() == [
+        "caption: 4 of 5 ok, 1 quarantined (1.0 s)",
+        "prepare: 7 of 9 ok, 2 quarantined (0.1 s)",
+        "runs/x",
+    ]
+
+
+def test_a_narrow_terminal_shows_fewer_metrics_and_no_cut_numbers(
+    stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = [f"{name}@{k}" for name in ("ndcg", "recall", "mrr") for k in (10, 20)]
+    row = MetricRow("reranked − fused_without_llm", {c: Interval(0.1, -0.1234, 0.2345) for c in columns})
+    stages.outcome = Summary()
+    stages.outcome.tables = [MetricTable("Test", columns, [row])]
+    assert main(["run", "-c", "shop.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("-.1234 .2345") == 4 and "…" not in out
+    assert "recall@20" in out and "mrr@10" not in out and "in the report" in out
+
+
+def test_libraries_are_told_to_be_quiet_unless_the_user_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    assert main(["--version"]) == 0
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
 
 
 @pytest.mark.parametrize(("verb", "code"), [("run", 7), ("extract", 7), ("train", 0), ("report", 0)])

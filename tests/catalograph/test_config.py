@@ -215,6 +215,10 @@ def test_settings_of_models_are_checked_with_the_rest(tmp_path: Path) -> None:
             "retrievers.graph.features (--set): lirdrec needs at least one feature",
         ),
         (
+            "retrievers.graph.params.knn_weights={word: 1}",
+            "retrievers.graph.params.knn_weights (--set): must name each of this retriever's features: words",
+        ),
+        (
             "rerank={model: m, prompt: recomend}",
             "rerank.prompt (--set): unknown layout recomend; did you mean recommend?",
         ),
@@ -223,6 +227,14 @@ def test_settings_of_models_are_checked_with_the_rest(tmp_path: Path) -> None:
 )
 def test_choices_that_other_packages_own_are_checked(tmp_path: Path, override: str, expected: str) -> None:
     assert problems_of(tmp_path, GOOD, override) == [expected]
+
+
+def test_more_candidates_than_letters_are_refused_with_a_reranker_only(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, GOOD), ["candidates.k=53"]).candidates.k == 53
+    assert problems_of(tmp_path, GOOD, "candidates.k=53", "rerank.model=m") == [
+        "candidates.k (--set): a reranker takes at most 52 candidates, one letter each, got 53"
+    ]
+    assert load_config(write(tmp_path, GOOD), ["candidates.k=52", "rerank.model=m"]).candidates.k == 52
 
 
 def test_captions_switched_on_make_the_slot_valid(tmp_path: Path) -> None:
@@ -332,7 +344,7 @@ def test_the_schema_describes_every_section() -> None:
     schema = config_schema()
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(RunConfig.model_fields)
-    assert schema["properties"]["seed"]["description"] == "The seed of everything that is drawn."
+    assert schema["properties"]["rerank"]["description"].startswith("The reranker; null:")
 
 
 @given(

@@ -103,6 +103,6 @@ def test_a_hub_model_is_named_by_its_commit_and_pickles_are_not_fetched(monkeypa
 
 
 def test_settings_refuse_unknown_keys_and_impossible_values():
-    for wrong in ({"batch_sze": 4}, {"batch_size": 0}, {"engine": "none"}, {"max_bad": 2}):
+    for wrong in ({"batch_sze": 4}, {"batch_size": 0}, {"engine": "none"}, {"buckets": 0}):
         with pytest.raises(ValidationError):
             CaptionConfig(**wrong)
