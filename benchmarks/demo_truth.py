@@ -54,7 +54,9 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def measure(work: Path, dial: float, seed: int, size: tuple[int, int], *, rerank: bool, threads: int) -> dict[str, np.ndarray]:
+def measure(
+    work: Path, dial: float, seed: int, size: tuple[int, int], *, rerank: bool, threads: int
+) -> dict[str, np.ndarray]:
     """NDCG@10 per user of every list, by name, users in one order."""
     items, users = size
     first, second = (work / f"{kind}-{items}-{dial}-{seed}" for kind in ("captions", "controls"))
@@ -85,7 +87,11 @@ def control_config(first: Path, second: Path, seed: int, rerank: bool) -> Path:
     truth = json.loads((shop / "truth.json").read_text())
     written = [machine.get(item, "") for item in ids]
     wrong = [written[i] for i in np.random.default_rng([seed, 77]).permutation(len(ids))]
-    for name, column in (("machine", written), ("wrong", wrong), ("traits", [truth[item][0] for item in ids])):
+    for name, column in (
+        ("machine", written),
+        ("wrong", wrong),
+        ("traits", [truth[item][0] for item in ids]),
+    ):
         catalog = catalog.append_column(name, pa.array(column))
     second.parent.mkdir(parents=True, exist_ok=True)
     path = second.parent / f"{second.name}.parquet"
@@ -96,7 +102,8 @@ def control_config(first: Path, second: Path, seed: int, rerank: bool) -> Path:
     config["caption"] = None
     embed = config["features"]["title"]["embed"]
     config["features"] = {"title": {"template": "{title}", "embed": embed}} | {
-        name: {"template": f"{{attributes.{name}}}", "embed": embed} for name in ("machine", "wrong", "traits")
+        name: {"template": f"{{attributes.{name}}}", "embed": embed}
+        for name in ("machine", "wrong", "traits")
     }
     base = config["retrievers"]["lirdrec"]
     config["retrievers"] = {
@@ -117,7 +124,9 @@ def control_config(first: Path, second: Path, seed: int, rerank: bool) -> Path:
 def run(arguments: list[str]) -> None:
     """The command line, in a process of its own."""
     sys.stderr.write(" ".join(arguments[:3]) + "\n")
-    done = subprocess.run([sys.executable, "-m", "catalograph", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "catalograph", *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode not in (0, 7):
         raise RuntimeError(f"{arguments}: exit {done.returncode}\n{done.stderr[-2000:]}")
 
@@ -126,15 +135,22 @@ def per_user(folder: Path) -> dict[str, np.ndarray]:
     """NDCG@10 by list; users in the order of their ids."""
     table = pq.read_table(folder / "stages/80-evaluate/per_user.parquet").sort_by("user_id")
     suffix = f"/{METRIC}"
-    return {name.removesuffix(suffix): table[name].to_numpy() for name in table.column_names if name.endswith(suffix)}
+    return {
+        name.removesuffix(suffix): table[name].to_numpy()
+        for name in table.column_names
+        if name.endswith(suffix)
+    }
 
 
-def difference(found: Mapping[Any, Mapping[str, np.ndarray]], dial: float, seeds: list[int], a: str, b: str) -> dict[str, float]:
+def difference(
+    found: Mapping[Any, Mapping[str, np.ndarray]], dial: float, seeds: list[int], a: str, b: str
+) -> dict[str, float]:
     """Mean of b - a over users and seeds, with a 95 % bootstrap interval that resamples users within each seed."""
     rng = np.random.default_rng(0)
     parts = [found[dial, seed][b] - found[dial, seed][a] for seed in seeds]
     means = [
-        float(np.mean([part[rng.integers(len(part), size=len(part))].mean() for part in parts])) for _ in range(2000)
+        float(np.mean([part[rng.integers(len(part), size=len(part))].mean() for part in parts]))
+        for _ in range(2000)
     ]
     low, high = np.quantile(means, [0.025, 0.975])
     return {
@@ -144,7 +160,9 @@ def difference(found: Mapping[Any, Mapping[str, np.ndarray]], dial: float, seeds
     }
 
 
-def summarise(found: Mapping[Any, Mapping[str, np.ndarray]], dials: tuple[float, ...], seeds: list[int]) -> dict[str, Any]:
+def summarise(
+    found: Mapping[Any, Mapping[str, np.ndarray]], dials: tuple[float, ...], seeds: list[int]
+) -> dict[str, Any]:
     """Means by dial and list, the differences behind each claim, and whether each holds."""
     means = {
         str(dial): {

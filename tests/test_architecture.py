@@ -28,8 +28,12 @@ LIGHT = (
     "recsys.candidates",
     "recsys.metrics",
     "recsys.significance",
+    "recsys.settings",
     "rerank",
     "rerank.settings",
+    "rerank.prompts",
+    "rerank.lists",
+    "rerank.fusion",
     "catalograph",
     "catalograph.cli",
     "catalograph.config",
@@ -39,6 +43,8 @@ LIGHT = (
     "catalograph.report.render",
     "catalograph.runs",
     "catalograph.validate",
+    "catalograph.demo",
+    "catalograph.stages",
 )
 """Contracts, and what light verbs need: none of them may import a model library, not even indirectly."""
 

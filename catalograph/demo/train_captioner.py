@@ -57,33 +57,62 @@ def build_processor() -> LlavaProcessor:
     )
     bpe.train_from_iterator([f"{PROMPT} {t.caption}" for t in ALL_TRAITS], trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", padding_side="left",
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        padding_side="left",
         extra_special_tokens={"image_token": "<image>"},
     )
     pictures = CLIPImageProcessorPil(
-        size={"shortest_edge": PICTURE}, crop_size={"height": PICTURE, "width": PICTURE},
-        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+        size={"shortest_edge": PICTURE},
+        crop_size={"height": PICTURE, "width": PICTURE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
     return LlavaProcessor(
-        pictures, tokenizer, patch_size=8, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
+        pictures,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
     )
 
 
-def build_model(tokenizer: Any, *, width: int = 128, vision_layers: int = 5, text_layers: int = 2) -> LlavaForConditionalGeneration:
+def build_model(
+    tokenizer: Any, *, width: int = 128, vision_layers: int = 5, text_layers: int = 2
+) -> LlavaForConditionalGeneration:
     """The untrained captioner."""
     vision = CLIPVisionConfig(
-        hidden_size=width, intermediate_size=3 * width, num_hidden_layers=vision_layers, num_attention_heads=4,
-        image_size=PICTURE, patch_size=8, projection_dim=width,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=4,
+        image_size=PICTURE,
+        patch_size=8,
+        projection_dim=width,
     )
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=text_layers,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=text_layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.image_token_id,
-        vision_feature_layer=-1, vision_feature_select_strategy="default", tie_word_embeddings=True,
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.image_token_id,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
     )
     return LlavaForConditionalGeneration(config)
 
@@ -125,7 +154,10 @@ def train(out: Path, *, steps: int, batch: int, seed: int, threads: int) -> None
             labels[:, : len(image_ids) + len(prefix)] = -100
             labels[labels == 0] = -100
             loss = model(
-                input_ids=ids, attention_mask=(ids != 0).long(), pixel_values=_as_tensor(pictures), labels=labels
+                input_ids=ids,
+                attention_mask=(ids != 0).long(),
+                pixel_values=_as_tensor(pictures),
+                labels=labels,
             ).loss
             optimizer.zero_grad()
             loss.backward()
@@ -133,7 +165,12 @@ def train(out: Path, *, steps: int, batch: int, seed: int, threads: int) -> None
             optimizer.step()
             schedule.step()
             if step % 100 == 99 or step == 0:
-                logger.info("step %d loss %.4f unseen style %s", step + 1, loss.item(), accuracy(model, processor, 300))
+                logger.info(
+                    "step %d loss %.4f unseen style %s",
+                    step + 1,
+                    loss.item(),
+                    accuracy(model, processor, 300),
+                )
                 model.train()
             if step % 500 == 499 or step == steps - 1:
                 model.half().save_pretrained(out)
@@ -143,7 +180,9 @@ def train(out: Path, *, steps: int, batch: int, seed: int, threads: int) -> None
 
 
 @torch.no_grad()
-def accuracy(model: LlavaForConditionalGeneration, processor: LlavaProcessor, pictures: int, seed: int = 10_007) -> dict[str, float]:
+def accuracy(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, pictures: int, seed: int = 10_007
+) -> dict[str, float]:
     """Share of right words per trait on the unseen style and the unseen trait combinations."""
     rng = np.random.default_rng(seed)
     traits = [UNKNOWN_TRAITS[i] for i in rng.integers(len(UNKNOWN_TRAITS), size=pictures)]
@@ -155,8 +194,11 @@ def accuracy(model: LlavaForConditionalGeneration, processor: LlavaProcessor, pi
         row = [tokenizer.image_token_id] * (PICTURE // 8) ** 2 + tokenizer(PROMPT)["input_ids"]
         ids = torch.tensor([row] * len(drawn))
         written = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=_as_tensor(drawn),
-            max_new_tokens=12, do_sample=False,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=_as_tensor(drawn),
+            max_new_tokens=12,
+            do_sample=False,
         )
         captions += tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
     words = [set(c.split()) for c in captions]
@@ -176,7 +218,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(arguments.out, steps=arguments.steps, batch=arguments.batch, seed=arguments.seed, threads=arguments.threads)
+    train(
+        arguments.out,
+        steps=arguments.steps,
+        batch=arguments.batch,
+        seed=arguments.seed,
+        threads=arguments.threads,
+    )
 
 
 if __name__ == "__main__":

@@ -44,23 +44,39 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=1200, special_tokens=["<pad>", "<bos>", "<eos>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
     )  # fmt: skip
-    words = [f"{b} {m} {c}, {t.caption}" for b in BRANDS for m in MODELS for c in CATEGORIES for t in ALL_TRAITS[::97]]
+    words = [
+        f"{b} {m} {c}, {t.caption}"
+        for b in BRANDS
+        for m in MODELS
+        for c in CATEGORIES
+        for t in ALL_TRAITS[::97]
+    ]
     words += [t.caption for t in ALL_TRAITS] * 20
     layout = LAYOUTS["compact"]
     words += [layout.opening + layout.between + layout.closing + layout.empty_history] * 1000
     english = " ".join(sorted(topics.values()))[:200_000].split("\n")
     bpe.train_from_iterator(words + english, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
 
 
 def build_model(vocabulary: int, *, width: int, layers: int, heads: int) -> LlamaForCausalLM:
     """The untrained model: token vectors large, layers' outputs small, so that what a token is reaches the top undrowned."""
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 8 // 3 // 16 * 16,
-            num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-            initializer_range=width**-0.5, max_position_embeddings=4096, tie_word_embeddings=True,
-            pad_token_id=0, bos_token_id=1, eos_token_id=2,
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=width * 8 // 3 // 16 * 16,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            initializer_range=width**-0.5,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
         )  # fmt: skip
     )
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
@@ -81,12 +97,19 @@ class Example:
 
 
 def lists_of(
-    shop: Shop, encoder: PromptEncoder, candidates: int, history: int, hardness: float, rng: np.random.Generator
+    shop: Shop,
+    encoder: PromptEncoder,
+    candidates: int,
+    history: int,
+    hardness: float,
+    rng: np.random.Generator,
 ) -> Iterator[Example]:
     """One list per person. A letter means nothing by itself, so every list is dealt its own."""
     with_captions = rng.random() < 0.85
     texts = [
-        encoder.item(f"{shop.title(row)}, {shop.trait_names(row).caption}" if with_captions else shop.title(row))
+        encoder.item(
+            f"{shop.title(row)}, {shop.trait_names(row).caption}" if with_captions else shop.title(row)
+        )
         for row in range(len(shop.category))
     ]
     letters = sorted(encoder.identifiers)
@@ -95,7 +118,7 @@ def lists_of(
     for begin, end in zip(starts, starts[1:], strict=False):
         at = int(rng.integers(begin + 3, end))
         before, truth = shop.chosen[begin:at], shop.chosen[at]
-        if rng.random() > 0.6 * hardness:
+        if rng.random() > 0.5 * hardness:
             truth = _twin(described, before[-1], rng)
         others = _plausible(described, before, truth, candidates - 1, hardness, rng)
         places = rng.permutation(candidates)
@@ -139,7 +162,9 @@ def _plausible(
     return window[window != truth]
 
 
-def train(out: Path, *, peak: float, steps: int, seed: int, threads: int, width: int, layers: int, heads: int) -> None:
+def train(
+    out: Path, *, peak: float, steps: int, seed: int, threads: int, width: int, layers: int, heads: int
+) -> None:
     """Trains from easy lists to ones like a retriever's, and saves the model as fp16 safetensors."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
@@ -150,18 +175,20 @@ def train(out: Path, *, peak: float, steps: int, seed: int, threads: int, width:
     letters = sorted(encoder.identifiers)
     scorer = ListwiseScorer(model, encoder)
     probe = torch.nn.Linear(width, 2)
-    optimizer = torch.optim.AdamW([*model.parameters(), *probe.parameters()], lr=1.0, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *probe.parameters()], lr=1.0, weight_decay=0.01, betas=(0.9, 0.98)
+    )
     seen: list[tuple[float, float, float]] = []
     step, shop_seed = 0, FIRST_SEED + seed * 100_000
     while (share := step / steps) < 1:
         rng = np.random.default_rng([shop_seed])
-        # First a twin of what was chosen last is the truth, among anything; then real choices, among likely items, come in.
-        # Some twins stay to the end: they hold together what the weaker signal of real choices would let slip.
-        hardness = min(1.0, max(0.0, (share - 0.3) / 0.1))
-        long = share > 0.65
-        candidates, history = (int(rng.integers(16, 31)), 10) if long else (int(rng.integers(4, 9 + int(6 * hardness))), 3 + int(4 * hardness))
-        if share < 0.05:  # naming a letter that is there comes first
+        # First to name a letter that is there; then to find the twin of what was chosen last among anything; then long
+        # lists, likely items beside the truth, and some real choices.
+        long = share > 0.6
+        candidates, history = (int(rng.integers(8, 31)), 8) if long else (int(rng.integers(4, 9)), 3)
+        if share < 0.1:
             candidates = 2
+        hardness = 0.5 * long
         shop = open_shop(600, 640, dial=float(rng.uniform(0.3, 1) if long else 1), seed=shop_seed)
         shop_seed += 1
         batch: list[Example] = []
@@ -180,7 +207,15 @@ def train(out: Path, *, peak: float, steps: int, seed: int, threads: int, width:
             optimizer.step()
             if step % 50 == 0:
                 answer_loss, probe_loss, word_loss = np.mean(seen[-50:], axis=0)
-                logger.info("step %d share %.3f K %d; losses over chance: answer %.3f, item probe %.3f; word probe %.3f", step, share, candidates, answer_loss, probe_loss, word_loss)
+                logger.info(
+                    "step %d share %.3f K %d; losses over chance: answer %.3f, item probe %.3f; word probe %.3f",
+                    step,
+                    share,
+                    candidates,
+                    answer_loss,
+                    probe_loss,
+                    word_loss,
+                )
             step, batch = step + 1, []
             if step % 500 == 0:
                 _save(model, tokenizer, out)
@@ -200,7 +235,9 @@ def _loss(
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    found = scorer.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+    found = scorer.model.get_decoder()(
+        input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
+    )
     inside, again = _said_again(batch, scorer.encoder, width)
     told = probe(found.hidden_states[2])[:, :, 1]
     word = (binary_cross_entropy_with_logits(told, again, reduction="none") * inside).sum() / inside.sum()
@@ -217,7 +254,9 @@ def _loss(
     return 3 * word + own + rank + 0.3 * language, rank.item(), own.item(), word.item()
 
 
-def _said_again(batch: list[Example], encoder: PromptEncoder, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _said_again(
+    batch: list[Example], encoder: PromptEncoder, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Which places of each prompt lie among the candidates, and which of their tokens the history holds, [B, L] each."""
     inside, again = torch.zeros(len(batch), width), torch.zeros(len(batch), width)
     for row, example in enumerate(batch):
@@ -248,7 +287,7 @@ def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,0 +1,158 @@
+"""What the pages tell a reader to type exists: verbs, flags, targets, files, keys, tests."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from typer.main import get_command
+
+from catalograph import config as sections
+from catalograph.cli import app
+from catalograph.config_file import load_config
+from extract.engines import CaptionConfig, EmbedConfig
+from extract.items import CatalogColumns
+from extract.pictures import PictureLimits
+from recsys.interactions import InteractionColumns
+from recsys.settings import SETTINGS, TrainConfig
+from recsys.split import SplitConfig
+from rerank.prompts import LAYOUTS
+from rerank.settings import FineTuneConfig, LoraConfig, RerankConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+NAMES = [path.name for path in PAGES]
+TYPED = [*PAGES, *sorted((ROOT / "configs").glob("*.yaml"))]
+KEYS: dict[str, type[BaseModel]] = {
+    "Top level": sections.RunConfig,
+    "`data`": sections.DataConfig,
+    "`data.catalog_columns`": CatalogColumns,
+    "`data.interaction_columns`": InteractionColumns,
+    "`data.split`": SplitConfig,
+    "`caption`": CaptionConfig,
+    "`caption.limits`": PictureLimits,
+    "`features.NAME`": sections.FeatureConfig,
+    "`features.NAME.embed`": EmbedConfig,
+    "`retrievers.NAME`": sections.RetrieverConfig,
+    **{f"`retrievers.NAME.params` of `{name}`": SETTINGS[name] for name in SETTINGS if name != "popularity"},
+    "`retrievers.NAME.train`": TrainConfig,
+    "`candidates`": sections.CandidatesConfig,
+    "`rerank`": RerankConfig,
+    "`rerank.finetune`": FineTuneConfig,
+    "`rerank.finetune.lora`": LoraConfig,
+    "`evaluate`": sections.EvaluateConfig,
+    "`report`": sections.ReportConfig,
+}
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    return text_of(ROOT / "docs" / name)
+
+
+def typed_commands() -> list[tuple[str, str, str]]:
+    """(file, verb, the rest) of every `catalograph ...` in code."""
+    pattern = re.compile(r"(?:^[# ]*|`|python -m )catalograph ([a-z]+)\b([^`\n]*)", re.M)
+    return [(path.name, verb, rest) for path in TYPED for verb, rest in pattern.findall(text_of(path))]
+
+
+def commands() -> dict[str, Any]:
+    found: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    return found
+
+
+def test_the_verbs_and_flags_that_are_written_down_exist() -> None:
+    typed = typed_commands()
+    assert len(typed) > 10
+    for where, verb, rest in typed:
+        assert verb in commands(), f"{where}: catalograph {verb}"
+        known = {flag for parameter in commands()[verb].params for flag in parameter.opts}
+        asked = set(re.findall(r"(?<![\w=.-])--?[a-z][a-z-]*", rest.partition("#")[0]))
+        assert asked <= known, f"{where}: catalograph {verb}: {asked - known}"
+
+
+def test_every_verb_is_in_the_guide() -> None:
+    verbs = set(
+        re.findall(r"`([a-z]+)`", page("guide.md").partition("## The verbs")[2].partition("\n## ")[0])
+    )
+    assert set(commands()) <= verbs
+
+
+@pytest.mark.parametrize("path", TYPED, ids=lambda path: path.name)
+def test_targets_modules_and_files_exist(path: Path) -> None:
+    text = text_of(path)
+    targets = re.findall(r"^([a-z]+):", text_of(ROOT / "Makefile"), re.M)
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.M)) <= set(targets)
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert importlib.util.find_spec(module) is not None, module
+    for name in re.findall(
+        r"`((?:benchmarks|configs|docs|tests|catalograph|extract|recsys|rerank)/[\w/.-]*)`", text
+    ):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(path)):
+        name, _, anchor = target.partition("#")
+        if "://" in name:
+            continue
+        page_of = path if not name else path.parent / name
+        assert page_of.exists(), target
+        headings = re.findall(r"^#+ (.+)$", text_of(page_of), re.M)
+        anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, target
+
+
+def test_the_guide_lists_exactly_the_keys_there_are() -> None:
+    listed: dict[str, list[str]] = {}
+    heading = ""
+    for line in page("guide.md").partition("## The configuration")[2].partition("\n## ")[0].splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif match := re.match(r"\| `(\w+)` \|", line):
+            listed.setdefault(heading, []).append(match[1])
+    assert listed == {name: list(model.model_fields) for name, model in KEYS.items()}
+
+
+def test_the_yaml_of_the_readme_is_a_configuration(tmp_path: Path) -> None:
+    first, second = re.findall(r"```yaml\n(.*?)```", text_of(ROOT / "README.md"), re.S)
+    (tmp_path / "shop.yaml").write_text(first, encoding="utf-8")
+    assert load_config(tmp_path / "shop.yaml").rerank is None
+    # The second block holds the sections that are added or replaced.
+    head, _, rest = first.partition("features:\n")
+    kept = "retrievers:" + rest.partition("retrievers:")[2]
+    (tmp_path / "more.yaml").write_text(head + second + "\n" + kept, encoding="utf-8")
+    config = load_config(tmp_path / "more.yaml")
+    assert config.caption is not None and config.rerank is not None
+
+
+def test_the_tests_that_a_promise_names_exist() -> None:
+    there = {
+        node.name
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(text_of(path)))
+        if isinstance(node, ast.FunctionDef)
+    }
+    named = set(re.findall(r"`(test_\w+)`", page("reliability.md")))
+    assert len(named) > 30 and named <= there, named - there
+
+
+def test_prompts_in_the_page_are_those_of_the_code() -> None:
+    text = page("reranker.md").replace("\n", " ")
+    layout = LAYOUTS["recommend"]
+    for words in (layout.system, layout.opening, layout.between, layout.closing):
+        assert " ".join(words.split()) in " ".join(text.split())
+
+
+@pytest.mark.parametrize("path", TYPED, ids=lambda path: path.name)
+def test_no_page_names_a_path_of_one_machine(path: Path) -> None:
+    assert re.findall(r"(?<![\w.])/(?:work|tmp|home|root|mnt)/", text_of(path)) == []
