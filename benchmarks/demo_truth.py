@@ -2,17 +2,19 @@
 
     python benchmarks/demo_truth.py --work runs/demo_truth [--seeds 3] [--quick]
 
-Per seed and dial it runs the demo as it is and a second run in which the captions are given as texts: the machine's own
-(the same candidates), the machine's dealt out to wrong items, and the true traits. At dial 1 the whole reranker runs too,
-once with the captions and once with the wrong items' captions. Paired differences are per user, pooled over seeds; the
-intervals resample users within seeds. Runs are resumable: a second call goes on where the first stopped.
-Claims: popularity < retrieved, titles_only < retrieved and fused_without_llm < reranked at dial 1; the gain of captions
-includes 0 at dial 0, grows with the dial, and is gone with shuffled captions; true traits bound it from above.
+Per seed and dial it runs the demo as it is and a second run in which the captions are given as texts: the
+machine's own (the same candidates), the machine's dealt out to wrong items, and the true traits. At dial
+1 the whole reranker runs too, once with the captions and once with the wrong items' captions. Paired
+differences are per user, pooled over seeds; the intervals resample users within seeds. Runs are
+resumable: a second call goes on where the first stopped. Claims: popularity < retrieved, titles_only <
+retrieved and fused_without_llm < reranked at dial 1; the gain of captions includes 0 at dial 0, grows
+with the dial, and is gone with shuffled captions; true traits bound it from above.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -145,7 +147,9 @@ def per_user(folder: Path) -> dict[str, np.ndarray]:
 def difference(
     found: Mapping[Any, Mapping[str, np.ndarray]], dial: float, seeds: list[int], a: str, b: str
 ) -> dict[str, float]:
-    """Mean of b - a over users and seeds, with a 95 % bootstrap interval that resamples users within each seed."""
+    """Mean of b - a over users and seeds, with a 95 % bootstrap interval that resamples users within each
+    seed.
+    """
     rng = np.random.default_rng(0)
     parts = [found[dial, seed][b] - found[dial, seed][a] for seed in seeds]
     means = [
@@ -189,14 +193,20 @@ def summarise(
         "titles_only < retrieved": top["retrieved - titles_only"]["low"] > 0,
         "fused_without_llm < reranked": top["reranked - fused_without_llm"]["low"] > 0,
         "no gain of captions at dial 0": gain["0.0"]["low"] <= 0 <= gain["0.0"]["high"],
-        "the gain grows with the dial": all(a < b for a, b in zip(steps, steps[1:], strict=False)),
+        "the gain grows with the dial": all(a < b for a, b in itertools.pairwise(steps)),
         "shuffled captions gain nothing": all(row["low"] <= 0 for row in shuffled.values()),
         "true traits are an upper bound": all(row["high"] >= 0 for row in bound.values()),
     }
     return {
-        "metric": METRIC, "seeds": seeds, "means": means, "at dial 1": top, "gain of captions": gain,
-        "gain of shuffled captions": shuffled, "true traits - retrieved": bound, "claims": claims,
-    }  # fmt: skip
+        "metric": METRIC,
+        "seeds": seeds,
+        "means": means,
+        "at dial 1": top,
+        "gain of captions": gain,
+        "gain of shuffled captions": shuffled,
+        "true traits - retrieved": bound,
+        "claims": claims,
+    }
 
 
 if __name__ == "__main__":

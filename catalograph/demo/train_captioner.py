@@ -1,9 +1,10 @@
-"""Trains the demo's captioner: a LLaVA of about one million parameters, from scratch, on pictures drawn on the fly.
+"""Trains the demo's captioner: a LLaVA of about one million parameters, from scratch, on pictures drawn on
+the fly.
 
     python -m catalograph.demo.train_captioner OUT_DIR
 
-It sees the training styles and four fifths of the trait combinations only. Deterministic from its seed on one machine
-and thread count; about 40 minutes on two cores.
+It sees the training styles and four fifths of the trait combinations only. Deterministic from its seed on
+one machine and thread count; about 40 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ UNKNOWN_TRAITS = tuple(t for t in ALL_TRAITS if is_held_out(t))
 
 
 def build_processor() -> LlavaProcessor:
-    """The captioner's processor: a byte-level BPE over the captions' words and a 64-pixel CLIP image processor."""
+    """The captioner's processor: a byte-level BPE over the captions' words and a 64-pixel CLIP image
+    processor.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -1,10 +1,12 @@
-"""Trains the demo's language model: a Llama of about half a million parameters that has read lists from other shops.
+"""Trains the demo's language model: a Llama of about half a million parameters that has read lists from
+other shops.
 
     python -m catalograph.demo.train_language_model OUT_DIR
 
-What a large model brings from its pre-training, that words match across sentences and that an answer names one of the
-candidates, this one learns from shops drawn with other seeds, whose candidates are drawn at random, not retrieved. It
-never sees the demo's shop: its people, its items, its lists. Deterministic from its seed on one machine and thread count.
+What a large model brings from its pre-training, that words match across sentences and that an answer
+names one of the candidates, this one learns from shops drawn with other seeds, whose candidates are drawn
+at random, not retrieved. It never sees the demo's shop: its people, its items, its lists. Deterministic
+from its seed on one machine and thread count.
 """
 
 from __future__ import annotations
@@ -12,21 +14,19 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from catalograph.demo.draw import ALL_TRAITS
-from catalograph.demo.shop import BRANDS, CATEGORIES, MODELS, Shop, open_shop
-from rerank.prompts import LAYOUTS, EncodedList, PromptEncoder
+from catalograph.demo.practice_lists import Example, lists_of
+from catalograph.demo.shop import BRANDS, CATEGORIES, MODELS, open_shop
+from rerank.prompts import LAYOUTS, PromptEncoder
 from rerank.scorer import ListwiseScorer
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1200, special_tokens=["<pad>", "<bos>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
+        vocab_size=1200,
+        special_tokens=["<pad>", "<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     words = [
         f"{b} {m} {c}, {t.caption}"
         for b in BRANDS
@@ -62,7 +64,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(vocabulary: int, *, width: int, layers: int, heads: int) -> LlamaForCausalLM:
-    """The untrained model: token vectors large, layers' outputs small, so that what a token is reaches the top undrowned."""
+    """The untrained model: token vectors large, layers' outputs small, so that what a token is reaches the
+    top undrowned.
+    """
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
@@ -77,89 +81,13 @@ def build_model(vocabulary: int, *, width: int, layers: int, heads: int) -> Llam
             pad_token_id=0,
             bos_token_id=1,
             eos_token_id=2,
-        )  # fmt: skip
+        )
     )
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
     for name, weight in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             torch.nn.init.normal_(weight, std=0.05)
     return model
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One list: its prompt, the K identifier tokens dealt to it, the place of the truth, and the answer's tokens."""
-
-    prompt: EncodedList
-    identifiers: list[int]
-    truth: int
-    answer: list[int]
-
-
-def lists_of(
-    shop: Shop,
-    encoder: PromptEncoder,
-    candidates: int,
-    history: int,
-    hardness: float,
-    rng: np.random.Generator,
-) -> Iterator[Example]:
-    """One list per person. A letter means nothing by itself, so every list is dealt its own."""
-    with_captions = rng.random() < 0.85
-    texts = [
-        encoder.item(
-            f"{shop.title(row)}, {shop.trait_names(row).caption}" if with_captions else shop.title(row)
-        )
-        for row in range(len(shop.category))
-    ]
-    letters = sorted(encoder.identifiers)
-    described = np.column_stack([shop.category, shop.traits + 100 * np.arange(1, 4)])
-    starts = np.r_[0, np.flatnonzero(np.diff(shop.people)) + 1, len(shop.people)]
-    for begin, end in zip(starts, starts[1:], strict=False):
-        at = int(rng.integers(begin + 3, end))
-        before, truth = shop.chosen[begin:at], shop.chosen[at]
-        if rng.random() > 0.5 * hardness:
-            truth = _twin(described, before[-1], rng)
-        others = _plausible(described, before, truth, candidates - 1, hardness, rng)
-        places = rng.permutation(candidates)
-        rows = np.r_[truth, others][places]
-        order = [int(np.flatnonzero(places == k)[0]) for k in range(min(3, candidates))]
-        shown = before[-int(rng.integers(2, history + 1)) :]
-        encoder.identifiers = [letters[i] for i in rng.permutation(len(letters))]
-        prompt = encoder.encode([texts[i] for i in shown], [texts[i] for i in rows])
-        yield Example(prompt, encoder.identifiers[:candidates], order[0], encoder.answer(order))
-
-
-def _twin(described: NDArray[np.int64], row: int, rng: np.random.Generator) -> int:
-    """An item that shares all but at most one trait with item `row`: the easiest thing there is to find in a list."""
-    alike = (described == described[row]).sum(axis=1)
-    alike[row] = 0
-    best = np.flatnonzero(alike == alike.max())
-    return int(rng.choice(best))
-
-
-def _plausible(
-    described: NDArray[np.int64],
-    before: NDArray[np.int64],
-    truth: int,
-    count: int,
-    hardness: float,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """`count` items that a retriever could offer beside the truth.
-
-    A retriever is made up that likes what is like the history. Its order is cut to a window that the truth lies in, at
-    random, so that likeness to the history as a whole says little and what was chosen last says much. At `hardness` 0 the
-    order is random.
-    """
-    pool = np.append(np.setdiff1d(rng.integers(len(described), size=300), np.r_[before, truth]), truth)
-    alike = (described[pool][:, None, :] == described[before][None, :, :]).mean(axis=1)
-    score = hardness * alike @ rng.uniform(0, 8, 4) + rng.gumbel(size=len(pool)) * rng.uniform(0.5, 2)
-    order = pool[np.argsort(-score)]
-    at = int(np.flatnonzero(order == truth)[0])
-    begin = int(np.clip(at - rng.integers(count + 1), 0, len(order) - count - 1))
-    window = order[begin : begin + count + 1]
-    return window[window != truth]
 
 
 def train(
@@ -182,8 +110,8 @@ def train(
     step, shop_seed = 0, FIRST_SEED + seed * 100_000
     while (share := step / steps) < 1:
         rng = np.random.default_rng([shop_seed])
-        # First to name a letter that is there; then to find the twin of what was chosen last among anything; then long
-        # lists, likely items beside the truth, and some real choices.
+        # First to name a letter that is there; then to find the twin of what was chosen last among anything;
+        # then long lists, likely items beside the truth, and some real choices.
         long = share > 0.6
         candidates, history = (int(rng.integers(8, 31)), 8) if long else (int(rng.integers(4, 9)), 3)
         if share < 0.1:
@@ -202,13 +130,13 @@ def train(
             loss, rank, own, word = _loss(scorer, probe, batch, letters)
             seen.append((rank / math.log(max(candidates, 2)), own / math.log(max(candidates, 2)), word))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             if step % 50 == 0:
                 answer_loss, probe_loss, word_loss = np.mean(seen[-50:], axis=0)
                 logger.info(
-                    "step %d share %.3f K %d; losses over chance: answer %.3f, item probe %.3f; word probe %.3f",
+                    "step %d share %.3f K %d; over chance: answer %.3f, item probe %.3f; word probe %.3f",
                     step,
                     share,
                     candidates,
@@ -225,11 +153,13 @@ def train(
 def _loss(
     scorer: ListwiseScorer, probe: torch.nn.Linear, batch: list[Example], letters: list[int]
 ) -> tuple[torch.Tensor, float, float, float]:
-    """FIRST's joint loss, the answer scored against all letters, plus the losses of two probes that are thrown away.
+    """FIRST's joint loss, the answer scored against all letters, plus the losses of two probes that are
+    thrown away.
 
-    The answer is one signal for a whole list, and a small model would need very many of them to find the three hops to it
-    together. So a probe on the second layer must tell of each word among the candidates whether the history says it too,
-    and one below the top must tell at each identifier how well its item fits.
+    The answer is one signal for a whole list, and a small model would need very many of them to find the
+    three hops to it together. So a probe on the second layer must tell of each word among the candidates
+    whether the history says it too, and one below the top must tell at each identifier how well its item
+    fits.
     """
     rows = [example.prompt.tokens + example.answer for example in batch]
     width = max(map(len, rows))
@@ -257,7 +187,9 @@ def _loss(
 def _said_again(
     batch: list[Example], encoder: PromptEncoder, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which places of each prompt lie among the candidates, and which of their tokens the history holds, [B, L] each."""
+    """Which places of each prompt lie among the candidates, and which of their tokens the history holds, [B,
+    L] each.
+    """
     inside, again = torch.zeros(len(batch), width), torch.zeros(len(batch), width)
     for row, example in enumerate(batch):
         tokens, end = example.prompt.tokens, len(example.prompt.tokens)
@@ -297,9 +229,15 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(
-        chosen.out, peak=chosen.peak, steps=chosen.steps, seed=chosen.seed, threads=chosen.threads, width=chosen.width,
-        layers=chosen.layers, heads=chosen.heads,
-    )  # fmt: skip
+        chosen.out,
+        peak=chosen.peak,
+        steps=chosen.steps,
+        seed=chosen.seed,
+        threads=chosen.threads,
+        width=chosen.width,
+        layers=chosen.layers,
+        heads=chosen.heads,
+    )
 
 
 if __name__ == "__main__":
