@@ -14,6 +14,8 @@ import json
 import logging
 import math
 import multiprocessing
+from collections.abc import Iterator
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,14 @@ def _drawn_batch(job: tuple[int, int]) -> tuple[np.ndarray, list[Traits]]:
     return np.stack([draw(t, styles[rng.integers(len(styles))], rng, PICTURE) for t in traits]), traits
 
 
+def _drawn_ahead(
+    pool: Pool, jobs: list[tuple[int, int]], most: int = 64
+) -> Iterator[tuple[np.ndarray, list[Traits]]]:
+    """Batches in order, at most `most` of them drawn ahead: a pool left to itself would draw all at once."""
+    for start in range(0, len(jobs), most):
+        yield from pool.imap(_drawn_batch, jobs[start : start + most], chunksize=4)
+
+
 def _as_tensor(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -148,9 +158,9 @@ def train(out: Path, *, steps: int, batch: int, seed: int, threads: int) -> None
     image_ids = [tokenizer.image_token_id] * (PICTURE // 8) ** 2
     targets = {t: tokenizer(" " + t.caption)["input_ids"] + [tokenizer.eos_token_id] for t in ALL_TRAITS}
     width = max(map(len, targets.values()))
-    jobs = ((seed * 1_000_003 + step, batch) for step in range(steps))
+    jobs = [(seed * 1_000_003 + step, batch) for step in range(steps)]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        for step, (pictures, traits) in enumerate(pool.imap(_drawn_batch, jobs, chunksize=4)):
+        for step, (pictures, traits) in enumerate(_drawn_ahead(pool, jobs)):
             rows = [image_ids + prefix + targets[t] + [0] * (width - len(targets[t])) for t in traits]
             ids = torch.tensor(rows)
             labels = ids.clone()
