@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.embed import token_batches
 from recsys.candidates import Candidates
 from rerank.lists import RankingList
 from rerank.prompts import EncodedList
-from rerank.scorer import ListwiseScorer, token_batches
+from rerank.scorer import ListwiseScorer
 
 Progress = Callable[[int], None]
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extract.embed import token_batches
 from rerank.prompts import LAYOUTS, EncodedList, PromptEncoder
 from rerank.settings import LoraConfig, RerankConfig
 
@@ -69,18 +70,6 @@ class ListwiseScorer:
             for row, place in zip(table.cpu().numpy(), batch, strict=True):
                 scores[place] = row[: lists[place].candidates].astype(np.float32)
         return scores
-
-
-def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Batches of positions, similar lengths together, longest first: `budget` padded tokens or one list."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
 
 
 def load_scorer(config: RerankConfig, *, max_candidates: int, adapter: Path | None = None) -> ListwiseScorer:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from extract.embed import token_batches
 from extract.errors import InvalidData, TrainingDiverged
 from recsys.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rerank.inference import ItemTokens, score_lists
 from rerank.lists import RankingList, reshuffled
 from rerank.losses import LOSSES
-from rerank.scorer import ListwiseScorer, token_batches
+from rerank.scorer import ListwiseScorer
 from rerank.settings import FineTuneConfig
 
 CHECKPOINT_STEPS = 25

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rerank.scorer import token_batches, with_lora
+from extract.embed import token_batches
+from rerank.scorer import with_lora
 from rerank.settings import LoraConfig
 
 
