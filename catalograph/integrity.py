@@ -33,7 +33,7 @@ def content_hash(folder: Path) -> str:
         record, problems = read_stage(stage)
         if problems:
             raise InvalidData(
-                "D110",
+                "D113",
                 f"stage {stage.name} does not match its record",
                 where=str(stage),
                 why=problems[0],

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from recsys.candidates import Candidates
 from recsys.interactions import Interactions
 from rerank.fusion import Fusion, fit_fusion, fused
 from rerank.lists import RankingList, ranking_lists, shown_histories
+from rerank.prompts import LAYOUTS
 from rerank.settings import RerankConfig
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "recommend": road.hash_of("recommend"),
         "caption": road.hash_of("caption") if "{caption}" in settings.item else None,
         "rerank": settings.model_dump(mode="json"),
+        "layout": asdict(LAYOUTS[settings.prompt]),
         "model": find_model(model_folder(settings.model), settings.revision).identity,
         "catalog": road.catalog_parts(),
         "seed": road.config.seed,

@@ -122,7 +122,6 @@ def recommend_parts(road: Road) -> dict[str, Any]:
         "prepare": road.hash_of("prepare"),
         "candidates": config.candidates.model_dump(mode="json"),
         "baselines": list(config.evaluate.baselines),
-        "depth": _depth(config),
     }
 
 
@@ -152,9 +151,8 @@ def recommend(road: Road) -> Counts:
     for name in config.evaluate.baselines:
         model = _load_models(road, "final", (name,), road.known)
         output = f"baseline-{name}.parquet"
-        retrieve(model, road.known, users_of(road.known), _depth(config)).to_parquet(
-            road.path("recommend", output)
-        )
+        # As long as the product's own lists: at a cut-off beyond k, a longer baseline would be helped.
+        retrieve(model, road.known, users_of(road.known), k).to_parquet(road.path("recommend", output))
         outputs.append(output)
     write_atomic(
         road.path("recommend", "leader.json"),
@@ -180,10 +178,6 @@ def folds_of(road: Road) -> list[Fold]:
 def users_of(part: Interactions) -> list[str]:
     """The users with at least one interaction in a part, in the order of the user axis."""
     return [str(user) for user in part.user_ids[np.unique(part.user_rows)]]
-
-
-def _depth(config: RunConfig) -> int:
-    return max(config.candidates.k, *config.evaluate.ks)
 
 
 def _fits(road: Road) -> Iterator[Fit]:

@@ -126,7 +126,7 @@ class FeatureTable:
         if lacking:
             what = f"features lack {len(lacking)} of {len(ids)} items (first: {', '.join(lacking[:3])})"
             if require:
-                raise InvalidData("D111", what, next_step="run the extraction again on this catalogue")
+                raise InvalidData("D114", what, next_step="run the extraction again on this catalogue")
             logger.warning("%s; these rows are absent", what)
         rows = np.array([self._rows.get(item_id, -1) for item_id in ids], dtype=np.int64)
         matrix = np.zeros((len(ids), self.width), np.float32)

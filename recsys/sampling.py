@@ -46,4 +46,5 @@ class NegativeSampler:
             np.searchsorted(self._keys, users * np.int64(self._stride) + place, side="right")
             - self._start[users]
         )
-        return self.pool[place + shift]
+        drawn: NDArray[np.int32] = self.pool[place + shift]
+        return drawn

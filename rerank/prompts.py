@@ -36,6 +36,10 @@ class Layout:
     identifier_last: bool = False
     """Whether a candidate's identifier stands behind its text. In front (FIRST) it names what follows;
     behind, a causal model has read the text by then, which is one hop less for a model of few layers."""
+    newest_first: bool = False
+    """Whether the history starts with what was chosen last. A causal model knows how far a word stands from
+    the beginning, not from an end that it has not read yet: newest first, every word of the history knows its
+    own age."""
 
 
 LAYOUTS = {
@@ -50,8 +54,8 @@ LAYOUTS = {
         empty_history="\n- nothing yet",
     ),
     "compact": Layout(
-        version="1", system="", opening="chose:", history_item="\n", between="\nrank:", closing="\nbest:",
-        empty_history="\nnothing", identifier_last=True,
+        version="2", system="", opening="chose:", history_item="\n", between="\nrank:", closing="\nbest:",
+        empty_history="\nnothing", identifier_last=True, newest_first=True,
     ),
 }  # fmt: skip
 
@@ -124,7 +128,7 @@ class PromptEncoder:
                 next_step="lower candidates.k",
             )  # fmt: skip
         tokens = list(self._opening)
-        for item in history:
+        for item in reversed(history) if self.layout.newest_first else history:
             tokens += self._history_item + item
         if not history:
             tokens += self._empty

@@ -70,7 +70,8 @@ def fine_tune(
     """
     if not lists:
         raise InvalidData("R303", "no training list holds a truth", next_step="raise candidates.k or folds")
-    accelerator = Accelerator()
+    # Left to itself it takes an accelerator that the configuration may have ruled out.
+    accelerator = Accelerator(cpu=scorer.device.type == "cpu")
     scorer.model.to(accelerator.device)
     weights = {name: p for name, p in scorer.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.learning_rate, weight_decay=0.0)

@@ -12,28 +12,47 @@ from numpy.typing import NDArray
 from catalograph.demo.shop import Shop
 from rerank.prompts import EncodedList, PromptEncoder
 
+ANSWERS = 3
+"""Candidates that the answer names."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
+class Lesson:
+    """What kind of lists to make."""
+
+    candidates: int
+    """K."""
+    history: tuple[int, int]
+    """The shortest and the longest history that is shown."""
+    batch: int
+    """Lists per step."""
+
+
+@dataclass(frozen=True)
 class Example:
-    """One list: its prompt, the K identifier tokens dealt to it, the place of the truth, and the answer's
-    tokens.
+    """One list.
+
+    Attributes:
+        prompt: its tokens.
+        identifiers: K identifier tokens dealt to the candidates.
+        history: H items as tokens, newest first.
+        utility: [K] what each candidate was worth to the person at that moment, without the noise.
+        answer: the answer's tokens, the candidates of highest utility.
     """
 
     prompt: EncodedList
     identifiers: list[int]
-    truth: int
+    history: list[list[int]]
+    utility: NDArray[np.float32]
     answer: list[int]
 
 
 def lists_of(
-    shop: Shop,
-    encoder: PromptEncoder,
-    candidates: int,
-    history: int,
-    hardness: float,
-    rng: np.random.Generator,
+    shop: Shop, encoder: PromptEncoder, lesson: Lesson, rng: np.random.Generator
 ) -> Iterator[Example]:
-    """One list per person. A letter means nothing by itself, so every list is dealt its own."""
+    """One list per person, at the person's last choice. A letter means nothing by itself, so every list is
+    dealt its own.
+    """
     with_captions = rng.random() < 0.85
     texts = [
         encoder.item(
@@ -41,54 +60,28 @@ def lists_of(
         )
         for row in range(len(shop.category))
     ]
-    letters = sorted(encoder.identifiers)
+    letters, (shortest, longest) = sorted(encoder.identifiers), lesson.history
     described = np.column_stack([shop.category, shop.traits + 100 * np.arange(1, 4)])
     starts = np.r_[0, np.flatnonzero(np.diff(shop.people)) + 1, len(shop.people)]
-    for begin, end in itertools.pairwise(starts):
-        at = int(rng.integers(begin + 3, end))
-        before, truth = shop.chosen[begin:at], shop.chosen[at]
-        if rng.random() > 0.5 * hardness:
-            truth = _twin(described, before[-1], rng)
-        others = _plausible(described, before, truth, candidates - 1, hardness, rng)
-        places = rng.permutation(candidates)
-        rows = np.r_[truth, others][places]
-        order = [int(np.flatnonzero(places == k)[0]) for k in range(min(3, candidates))]
-        shown = before[-int(rng.integers(2, history + 1)) :]
+    for person, (begin, end) in enumerate(itertools.pairwise(starts)):
+        before = shop.chosen[begin : end - 1]
+        rows = _offered(described, before, lesson.candidates, rng)
+        utility = shop.utility_of_last[person, rows]
+        shown = before[-int(rng.integers(shortest, longest + 1)) :]
         encoder.identifiers = [letters[i] for i in rng.permutation(len(letters))]
         prompt = encoder.encode([texts[i] for i in shown], [texts[i] for i in rows])
-        yield Example(prompt, encoder.identifiers[:candidates], order[0], encoder.answer(order))
+        answer = encoder.answer(np.argsort(-utility)[:ANSWERS].tolist())
+        identifiers = encoder.identifiers[: lesson.candidates]
+        yield Example(prompt, identifiers, [texts[i] for i in shown[::-1]], utility, answer)
 
 
-def _twin(described: NDArray[np.int64], row: int, rng: np.random.Generator) -> int:
-    """An item that shares all but at most one trait with item `row`: the easiest thing there is to find in a
-    list.
-    """
-    alike = (described == described[row]).sum(axis=1)
-    alike[row] = 0
-    best = np.flatnonzero(alike == alike.max())
-    return int(rng.choice(best))
-
-
-def _plausible(
-    described: NDArray[np.int64],
-    before: NDArray[np.int64],
-    truth: int,
-    count: int,
-    hardness: float,
-    rng: np.random.Generator,
+def _offered(
+    described: NDArray[np.int64], before: NDArray[np.int64], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """`count` items that a retriever could offer beside the truth.
-
-    A retriever is made up that likes what is like the history. Its order is cut to a window that the
-    truth lies in, at random, so that likeness to the history as a whole says little and what was chosen
-    last says much. At `hardness` 0 the order is random.
+    """`count` items in random order, as a retriever could offer them: one is made up for every list, which
+    likes, to some degree, what is like the history.
     """
-    pool = np.append(np.setdiff1d(rng.integers(len(described), size=300), np.r_[before, truth]), truth)
+    pool = np.setdiff1d(rng.integers(len(described), size=300), before)
     alike = (described[pool][:, None, :] == described[before][None, :, :]).mean(axis=1)
-    score = hardness * alike @ rng.uniform(0, 8, 4) + rng.gumbel(size=len(pool)) * rng.uniform(0.5, 2)
-    order = pool[np.argsort(-score)]
-    at = int(np.flatnonzero(order == truth)[0])
-    begin = int(np.clip(at - rng.integers(count + 1), 0, len(order) - count - 1))
-    window = order[begin : begin + count + 1]
-    others: NDArray[np.int64] = window[window != truth]
-    return others
+    score = alike @ rng.uniform(0, 8, 4) * rng.random() + rng.gumbel(size=len(pool))
+    return rng.permutation(pool[np.argsort(-score)[:count]])

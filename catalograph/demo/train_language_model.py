@@ -12,8 +12,11 @@ from its seed on one machine and thread count.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import math
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -24,7 +27,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from catalograph.demo.draw import ALL_TRAITS
-from catalograph.demo.practice_lists import Example, lists_of
+from catalograph.demo.practice_lists import Example, Lesson, lists_of
 from catalograph.demo.shop import BRANDS, CATEGORIES, MODELS, open_shop
 from rerank.prompts import LAYOUTS, PromptEncoder
 from rerank.scorer import ListwiseScorer
@@ -33,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_SEED = 1_000_000
 """Shops of pre-training have seeds from here on; the demo and the benchmarks stay below."""
+
+HORIZONS = (1, 3, 10)
+"""How many of the latest items of the history a word is looked for in."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -91,75 +97,90 @@ def build_model(vocabulary: int, *, width: int, layers: int, heads: int) -> Llam
 
 
 def train(
-    out: Path, *, peak: float, steps: int, seed: int, threads: int, width: int, layers: int, heads: int
-) -> None:
-    """Trains from easy lists to ones like a retriever's, and saves the model as fp16 safetensors."""
+    out: Path, start: Path | None, *, peak: float, steps: int, seed: int, threads: int, width: int,
+    layers: int, heads: int,
+) -> None:  # fmt: skip
+    """Trains from short lists to ones like a run's, and saves the model as fp16 safetensors.
+
+    Args:
+        start: a folder this function wrote, to go on from with long lists only; None begins anew.
+    """
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     tokenizer = build_tokenizer()
-    model = build_model(len(tokenizer), width=width, layers=layers, heads=heads)
+    if start is None:
+        model = build_model(len(tokenizer), width=width, layers=layers, heads=heads)
+    else:
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
     logger.info("%d parameters, %d tokens", sum(p.numel() for p in model.parameters()), len(tokenizer))
     encoder = PromptEncoder(tokenizer, LAYOUTS["compact"], max_candidates=30, item_tokens=32)
     letters = sorted(encoder.identifiers)
     scorer = ListwiseScorer(model, encoder)
-    probe = torch.nn.Linear(width, 2)
+    probe = torch.nn.Linear(model.config.hidden_size, 1 + len(HORIZONS))
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *probe.parameters()], lr=1.0, weight_decay=0.01, betas=(0.9, 0.98)
     )
-    seen: list[tuple[float, float, float]] = []
-    step, shop_seed = 0, FIRST_SEED + seed * 100_000
+    seen: list[list[float]] = []
+    step, shop_seed, clock = 0, FIRST_SEED + seed * 100_000, time.monotonic()
     while (share := step / steps) < 1:
         rng = np.random.default_rng([shop_seed])
-        # First to name a letter that is there; then to find the twin of what was chosen last among anything;
-        # then long lists, likely items beside the truth, and some real choices.
-        long = share > 0.6
-        candidates, history = (int(rng.integers(8, 31)), 8) if long else (int(rng.integers(4, 9)), 3)
-        if share < 0.1:
-            candidates = 2
-        hardness = 0.5 * long
-        shop = open_shop(600, 640, dial=float(rng.uniform(0.3, 1) if long else 1), seed=shop_seed)
+        lesson = _long_lists(rng) if start else _lesson(share, rng)
+        shop = open_shop(600, 640, dial=float(rng.uniform(0.3, 1)), seed=shop_seed)
         shop_seed += 1
-        batch: list[Example] = []
-        for example in lists_of(shop, encoder, candidates, history, hardness, rng):
-            batch.append(example)
-            if len(batch) < (16 if long else 32):
-                continue
+        for batch in _batches(lists_of(shop, encoder, lesson, rng), lesson.batch):
             rate = peak * min(1, (step + 1) / 100) * max(0.02, math.cos(math.pi / 2 * share))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, rank, own, word = _loss(scorer, probe, batch, letters)
-            seen.append((rank / math.log(max(candidates, 2)), own / math.log(max(candidates, 2)), word))
+            loss, *unknown = _loss(scorer, probe, batch, letters)
+            seen.append(unknown)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             if step % 50 == 0:
-                answer_loss, probe_loss, word_loss = np.mean(seen[-50:], axis=0)
+                seconds = (time.monotonic() - clock) / len(seen)
                 logger.info(
-                    "step %d share %.3f K %d; over chance: answer %.3f, item probe %.3f; word probe %.3f",
-                    step,
-                    share,
-                    candidates,
-                    answer_loss,
-                    probe_loss,
-                    word_loss,
+                    "step %d (%.2f s each) K %d; of what is to be known, still unknown: "
+                    "answer %.3f, items %.3f; words %.3f",
+                    *(step, seconds, lesson.candidates, *np.mean(seen, axis=0)),
                 )
-            step, batch = step + 1, []
+                seen, clock = [], time.monotonic()
+            step += 1
             if step % 500 == 0:
                 _save(model, tokenizer, out)
     _save(model, tokenizer, out)
 
 
+def _lesson(share: float, rng: np.random.Generator) -> Lesson:
+    """What is practised at a share of the training: short lists first, in the end those of a run."""
+    if share < 0.25:
+        return Lesson(int(rng.integers(2, 9)), (2, 4), 32)
+    if share < 0.5:
+        return Lesson(int(rng.integers(6, 17)), (2, 10), 24)
+    return _long_lists(rng, shortest=2)
+
+
+def _long_lists(rng: np.random.Generator, *, shortest: int = 1) -> Lesson:
+    """Lists as in a run; `shortest` is the length of the shortest history."""
+    return Lesson(int(rng.integers(12, 31)), (shortest, 10), 16)
+
+
+def _batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    """Lists of exactly `size`; what is left over is dropped."""
+    source = iter(examples)
+    while len(batch := list(itertools.islice(source, size))) == size:
+        yield batch
+
+
 def _loss(
     scorer: ListwiseScorer, probe: torch.nn.Linear, batch: list[Example], letters: list[int]
 ) -> tuple[torch.Tensor, float, float, float]:
-    """FIRST's joint loss, the answer scored against all letters, plus the losses of two probes that are
-    thrown away.
+    """ListNet against what the candidates are worth, the answer scored against all letters, FIRST's language
+    loss, and the losses of two probes that are thrown away.
 
     The answer is one signal for a whole list, and a small model would need very many of them to find the
-    three hops to it together. So a probe on the second layer must tell of each word among the candidates
-    whether the history says it too, and one below the top must tell at each identifier how well its item
-    fits.
+    three hops to it together. So a probe on the second layer must tell of each word among the candidates how
+    lately the history says it too, and one below the top must tell at each identifier what its item is worth.
     """
     rows = [example.prompt.tokens + example.answer for example in batch]
     width = max(map(len, rows))
@@ -169,34 +190,48 @@ def _loss(
         input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
     )
     inside, again = _said_again(batch, scorer.encoder, width)
-    told = probe(found.hidden_states[2])[:, :, 1]
-    word = (binary_cross_entropy_with_logits(told, again, reduction="none") * inside).sum() / inside.sum()
+    told = probe(found.hidden_states[2])[:, :, 1:]
+    word = (binary_cross_entropy_with_logits(told, again, reduction="none").mean(2) * inside).sum()
+    word = word / inside.sum()
+    worth = torch.tensor(np.stack([example.utility for example in batch])).softmax(1)
     marks = torch.tensor([_marks(example) for example in batch])
-    fits = probe(found.hidden_states[-2])[:, :, 0].gather(1, marks)
-    own = cross_entropy(fits, torch.tensor([example.truth for example in batch]))
+    own = _unknown(probe(found.hidden_states[-2])[:, :, 0].gather(1, marks), worth)
     starts = [len(example.prompt.tokens) - 1 for example in batch]
     states = found.last_hidden_state
     spans = [states[row, start : start + len(batch[row].answer)] for row, start in enumerate(starts)]
     scores = torch.stack([span[0] for span in spans]) @ scorer.output_rows()[letters].T
-    rank = cross_entropy(scores, torch.tensor([letters.index(example.answer[0]) for example in batch]))
+    places = torch.tensor([[letters.index(i) for i in example.identifiers] for example in batch])
+    rank = _unknown(scores, torch.zeros_like(scores).scatter(1, places, worth))
     logits = torch.cat(spans) @ scorer.output_rows().T
     language = cross_entropy(logits, torch.tensor([token for example in batch for token in example.answer]))
-    return 3 * word + own + rank + 0.3 * language, rank.item(), own.item(), word.item()
+    return 2 * word + own[0] + rank[0] + 0.1 * language, rank[1].item(), own[1].item(), word.item()
+
+
+def _unknown(scores: torch.Tensor, worth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cross-entropy of scores [B, K] against a distribution, and which share of the way from knowing
+    nothing but the candidates to knowing all is still to go.
+    """
+    entropy = -(worth * worth.clamp(min=1e-9).log()).sum(1).mean()
+    nothing = math.log(int((worth[0] > 0).sum()))
+    loss = -(worth * scores.log_softmax(1)).sum(1).mean()
+    return loss, (loss.detach() - entropy) / (nothing - entropy)
 
 
 def _said_again(
     batch: list[Example], encoder: PromptEncoder, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which places of each prompt lie among the candidates, and which of their tokens the history holds, [B,
-    L] each.
+    """Which places of each prompt lie among the candidates [B, L], and for each horizon which share of the
+    latest items of the history hold the token there [B, L, horizons].
     """
-    inside, again = torch.zeros(len(batch), width), torch.zeros(len(batch), width)
+    inside, again = torch.zeros(len(batch), width), torch.zeros(len(batch), width, len(HORIZONS))
     for row, example in enumerate(batch):
-        tokens, end = example.prompt.tokens, len(example.prompt.tokens)
-        start = encoder.candidates_start(tokens)
-        history = set(tokens[:start])
+        tokens = example.prompt.tokens
+        start, end = encoder.candidates_start(tokens), len(tokens)
         inside[row, start:end] = 1
-        again[row, start:end] = torch.tensor([float(token in history) for token in tokens[start:end]])
+        sets = [set(item) for item in example.history]
+        held = np.array([[token in item for item in sets] for token in tokens[start:end]], np.float32)
+        for column, horizon in enumerate(HORIZONS):
+            again[row, start:end, column] = torch.from_numpy(held[:, :horizon].mean(1))
     return inside, again
 
 
@@ -226,10 +261,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--start", type=Path, help="go on from this folder, with long lists only")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(
         chosen.out,
+        chosen.start,
         peak=chosen.peak,
         steps=chosen.steps,
         seed=chosen.seed,

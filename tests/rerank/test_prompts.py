@@ -38,6 +38,16 @@ def test_a_prompt_reads_as_history_candidates_and_the_place_of_the_answer(tokeni
     )
 
 
+def test_the_latest_choice_comes_first_where_the_layout_says_so(tokenizer):
+    oldest_first = [[10], [11], [12]]
+    shown = {}
+    for name in ("compact", "recommend"):
+        encoder = PromptEncoder(tokenizer, LAYOUTS[name], max_candidates=2, item_tokens=16)
+        tokens = encoder.encode(oldest_first, [encoder.item("mug")]).tokens
+        shown[name] = [token for token in tokens if token in (10, 11, 12)]
+    assert shown == {"compact": [12, 11, 10], "recommend": [10, 11, 12]}
+
+
 def test_an_identifier_stands_in_front_where_the_layout_says_so(tokenizer):
     encoder = PromptEncoder(tokenizer, LAYOUTS["recommend"], max_candidates=2, item_tokens=16)
     text = tokenizer.decode(encoder.encode([], [encoder.item("blue lamp"), encoder.item("green rug")]).tokens)
