@@ -62,8 +62,8 @@ class CaptionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Literal["transformers", "fake"] = "transformers"
-    """Which engine runs the model; "fake" needs no model and makes words from a hash."""
+    engine: Literal["transformers", "vllm", "fake"] = "transformers"
+    """Which engine runs the model; "vllm" needs its package, "fake" no model and makes words from a hash."""
     model: str = ""
     """A folder, a hub repository, or package:NAME."""
     revision: str | None = None
@@ -205,6 +205,14 @@ def _transformers_captioner(config: CaptionConfig) -> Captioner:
     return TransformersCaptioner(config)
 
 
+def _vllm_captioner(config: CaptionConfig) -> Captioner:
+    try:
+        from extract.vllm_captioner import VllmCaptioner
+    except ImportError as error:
+        raise _not_installed(error, "vllm") from error
+    return VllmCaptioner(config)
+
+
 def _sentence_embedder(config: EmbedConfig) -> Embedder:
     try:
         from extract.sentence_embedder import SentenceEmbedder
@@ -213,17 +221,19 @@ def _sentence_embedder(config: EmbedConfig) -> Embedder:
     return SentenceEmbedder(config)
 
 
-def _not_installed(error: ImportError) -> MissingPrerequisite:
+def _not_installed(error: ImportError, package: str = "catalograph") -> MissingPrerequisite:
     return MissingPrerequisite(
         "M301",
         f"the package {error.name} cannot be imported",
         why=str(error),
-        next_step="pip install catalograph",
+        next_step=f"pip install {package}",
     )
 
 
 ENGINES: dict[str, tuple[Callable[[CaptionConfig], Captioner], Callable[[EmbedConfig], Embedder]]] = {
     "transformers": (_transformers_captioner, _sentence_embedder),
+    # vLLM only captions: EmbedConfig does not offer it, and texts go to sentence-transformers.
+    "vllm": (_vllm_captioner, _sentence_embedder),
     "fake": (_fake_captioner, _fake_embedder),
 }
 
