@@ -109,7 +109,7 @@ def _load(config: CaptionConfig, files: ModelFiles, device: str) -> tuple[Any, A
             files.folder, dtype=config.dtype, use_safetensors=True, **arguments
         )
     except ImportError as error:
-        package = "torchvision" if "orchvision" in str(error) else str(error.name)
+        package = _missing_package(error)
         raise MissingPrerequisite(
             "M301",
             f"this model's processor needs a package that is missing: {package}",
@@ -122,6 +122,14 @@ def _load(config: CaptionConfig, files: ModelFiles, device: str) -> tuple[Any, A
             "M303", "not an image-text-to-text model we can load", where=config.model, why=describe(error)
         ) from error
     return processor, model.to(device).eval()
+
+
+def _missing_package(error: ImportError) -> str:
+    # transformers raises most of its own import errors without a name, the command only in the message.
+    if "orchvision" in str(error):
+        return "torchvision"
+    command = re.search(r"pip install ([\w-]+)", str(error))
+    return error.name or (command[1] if command else "transformers")
 
 
 def _greedy(found: GenerationConfig, max_new_tokens: int, pad_token_id: int) -> GenerationConfig:
