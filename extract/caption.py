@@ -19,7 +19,7 @@ from extract.items import Catalog, Item
 from extract.pictures import BadPicture, PictureLimits, PictureSource, decode_picture
 from extract.prompts import Prompt
 from extract.stage import Progress, ShardOutput, StageResult, run_shards
-from extract.store import BadRow, ShardStore, content_hash
+from extract.store import BadRow, ShardRow, ShardStore, bucket_of, content_hash
 
 STAGE = "caption"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", "caption", "status", "input_sha256")])
@@ -71,6 +71,7 @@ def caption_items(
 ) -> StageResult:
     """Caption every picture of a catalogue; committed shards whose inputs did not change are reused.
 
+    In a shard with changed items, only those reach the engine: captions of equal inputs are carried over.
     An item without a picture is absent, not bad. A picture that cannot be used, and an item the engine fails
     on, is quarantined with its reason; its neighbours are not touched. Equal pictures with equal instructions
     are captioned once per shard.
@@ -105,8 +106,12 @@ def caption_items(
             for item in catalog.take(positions)
         )
 
+    committed = store.rows()
+
     def compute(positions: Sequence[int]) -> ShardOutput:
         work = _ShardWork(captioner, prompt, catalog.pictures, limits)
+        bucket = bucket_of(catalog.ids[positions[0]], store.buckets)
+        work.outcomes.update(_kept(store, committed.get(bucket)))
         for item in catalog.take(positions):
             work.add(item)
             if len(work.waiting) == batch_size:
@@ -199,6 +204,18 @@ def _read(
         return content_hash([text, content_hash(data)]), data
     except BadPicture as bad:
         return content_hash([text, f"{bad.reason}: {bad.detail}"]), Failure(bad.reason, bad.detail)
+
+
+def _kept(store: ShardStore, row: ShardRow | None) -> dict[str, str]:
+    """Captions by input hash of a committed shard whose catalogue rows changed: these need no model again.
+
+    Only good rows are kept: what was bad gets another chance. A damaged shard keeps nothing.
+    """
+    if row is None or not row.n_in or not store.holds(row):
+        return {}
+    stored = pq.read_table(io.BytesIO(store.read(row)), columns=["input_sha256", "caption", "status"])
+    good = (kept for kept in stored.to_pylist() if kept["status"] == "ok")
+    return {str(kept["input_sha256"]): str(kept["caption"]) for kept in good}
 
 
 def _shard_sha256(items: Iterable[tuple[Item, str]]) -> str:

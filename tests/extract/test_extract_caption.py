@@ -93,6 +93,31 @@ def test_a_changed_picture_is_captioned_again_with_its_shard_only(tmp_path, shop
     assert [item_id for item_id in before if before[item_id] != after[item_id]] == ["item-5"]
 
 
+def test_only_changed_and_new_items_of_a_shard_reach_the_engine(tmp_path, shop, picture_bytes):
+    catalog, store = shop(30), store_at(tmp_path / "s")
+    run(catalog, store)
+    before = captions_of(store)
+    items = list(catalog)
+    folder = catalog.pictures.root
+    (folder / str(items[20].picture)).write_bytes(picture_bytes(901, size=(41, 43)))
+    added = []
+    for number in range(10):
+        name = f"new{number}.png"
+        (folder / name).write_bytes(picture_bytes(950 + number, size=(50 + number, 47)))
+        added.append(Item(f"new{number}", "new", "", name))
+    later = Catalog.from_items([*items[10:], *added], PictureSource(folder))
+    engine = Counting()
+    run(later, store, engine)
+    assert sum(engine.batches) == 11
+    after = captions_of(store)
+    assert set(after) == set(later.ids)
+    kept = {item.item_id for item in items[10:]} - {items[20].item_id}
+    assert {item_id: after[item_id] for item_id in kept} == {item_id: before[item_id] for item_id in kept}
+    fresh = store_at(tmp_path / "fresh")
+    run(later, fresh)
+    assert fresh.content_hash() == store.content_hash()
+
+
 def test_equal_pictures_are_captioned_once_per_shard(tmp_path, shop):
     catalog, engine = shop(6), Counting()
     for number in range(1, 6):
