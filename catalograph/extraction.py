@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from catalograph.road import Counts, Road
 from extract.caption import caption_items, caption_store, captions_of
+from extract.decoding import decoder_for
 from extract.embed import embed_items, embed_store, embedded_table
 from extract.engines import CaptionConfig, EmbedConfig, build_captioner, build_embedder, engine_fingerprint
 from extract.features import FeatureTable
@@ -59,10 +60,13 @@ def caption(road: Road) -> Counts:
         buckets=settings.buckets,
         limits=settings.limits,
     )
-    with road.progress.task("caption", len(road.catalog)) as task:
+    with (
+        road.progress.task("caption", len(road.catalog)) as task,
+        decoder_for(captioner, settings) as decoder,
+    ):
         result = caption_items(
             road.catalog, captioner, store, prompt=prompt, batch_size=settings.batch_size,
-            limits=settings.limits, max_bad=road.config.max_bad, progress=task.reach,
+            limits=settings.limits, max_bad=road.config.max_bad, decoder=decoder, progress=task.reach,
         )  # fmt: skip
     written = captions_of(store)
     _write_table(

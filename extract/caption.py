@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from extract.decoding import Decoder, HereDecoder
 from extract.engines import Captioner
 from extract.errors import UnsafeInput
 from extract.faults import Failure, isolate
 from extract.items import Catalog, Item
-from extract.pictures import BadPicture, PictureLimits, PictureSource, decode_picture
+from extract.pictures import BadPicture, PictureLimits, PictureSource
 from extract.prompts import Prompt
 from extract.stage import Progress, ShardOutput, StageResult, run_shards
 from extract.store import BadRow, ShardRow, ShardStore, bucket_of, content_hash
@@ -67,6 +69,7 @@ def caption_items(
     max_bad: float = 0.01,
     retry_bad: bool = False,
     part: tuple[int, int] = (0, 1),
+    decoder: Decoder | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
     """Caption every picture of a catalogue; committed shards whose inputs did not change are reused.
@@ -74,7 +77,7 @@ def caption_items(
     In a shard with changed items, only those reach the engine: captions of equal inputs are carried over.
     An item without a picture is absent, not bad. A picture that cannot be used, and an item the engine fails
     on, is quarantined with its reason; its neighbours are not touched. Equal pictures with equal instructions
-    are captioned once per shard.
+    are captioned once per shard, and once per store where the engine's captions do not depend on the batch.
 
     Args:
         catalog: items and their pictures.
@@ -86,6 +89,7 @@ def caption_items(
         max_bad: share of items that may be quarantined (at least one, unless 0).
         retry_bad: work again on shards that hold quarantined items.
         part: ``(i, n)``: this process works on every n-th bucket beginning with i.
+        decoder: made with the same limits; None decodes here, without limits of memory and time.
         progress: told (items done, items in all) after each shard.
 
     Raises:
@@ -107,16 +111,20 @@ def caption_items(
         )
 
     committed = store.rows()
+    decoder = decoder or HereDecoder(limits, getattr(captioner, "picture_fit", None))
+    memory = CaptionMemory(store, committed) if getattr(captioner, "batch_invariant", False) else None
 
     def compute(positions: Sequence[int]) -> ShardOutput:
-        work = _ShardWork(captioner, prompt, catalog.pictures, limits)
+        work = _ShardWork(captioner, prompt, catalog.pictures, limits, decoder, batch_size, memory)
         bucket = bucket_of(catalog.ids[positions[0]], store.buckets)
         work.outcomes.update(_kept(store, committed.get(bucket)))
         for item in catalog.take(positions):
             work.add(item)
-            if len(work.waiting) == batch_size:
+            # One batch more than is needed now, so that pictures are decoded while the model works.
+            if len(work.waiting) == 2 * batch_size:
                 work.flush()
-        work.flush()
+        while work.waiting:
+            work.flush()
         return work.output()
 
     return run_shards(
@@ -131,6 +139,37 @@ def caption_items(
     )
 
 
+class CaptionMemory:
+    """Captions by input hash, of all shards of a store: equal pictures are captioned once.
+
+    Only for engines whose captions do not depend on the batch: for others a shard would depend on what
+    other shards hold. Read from the store when first asked; holds at most half a million captions.
+    """
+
+    most = 500_000
+
+    def __init__(self, store: ShardStore, committed: Mapping[int, ShardRow]) -> None:
+        self._store, self._committed = store, committed
+        self._captions: dict[bytes, str] | None = None
+
+    def get(self, key: str) -> str | None:
+        """The caption of an input, if one was made."""
+        return self._loaded().get(bytes.fromhex(key))
+
+    def add(self, key: str, caption: str) -> None:
+        """Remember a caption."""
+        if len(self._loaded()) < self.most:
+            self._loaded()[bytes.fromhex(key)] = caption
+
+    def _loaded(self) -> dict[bytes, str]:
+        if self._captions is None:
+            self._captions = {}
+            for row in self._committed.values():
+                for key, caption in _kept(self._store, row).items():
+                    self.add(key, caption)
+        return self._captions
+
+
 @dataclass
 class _ShardWork:
     """One shard in work: items are added in id order, pictures wait until a batch is full."""
@@ -139,38 +178,50 @@ class _ShardWork:
     prompt: Prompt
     pictures: PictureSource | None
     limits: PictureLimits
+    decoder: Decoder
+    batch_size: int
+    memory: CaptionMemory | None
     items: list[tuple[Item, str]] = field(default_factory=list)
     """Items with the hash of their input; items of equal hash share one outcome."""
-    waiting: dict[str, tuple[Image.Image, str]] = field(default_factory=dict)
+    waiting: dict[str, tuple[Future[Image.Image], str]] = field(default_factory=dict)
     outcomes: dict[str, str | Failure | None] = field(default_factory=dict)
     """By input hash: the caption, why there is none, or None where there is no picture."""
 
     def add(self, item: Item) -> None:
-        """Read and decode one item's picture, unless an equal one was seen."""
+        """Read one item's picture and have it decoded, unless an equal one was seen."""
         text = self.prompt.render(item)
         key, data = _read(item, text, self.pictures, self.limits)
         if key not in self.outcomes and key not in self.waiting:
-            if isinstance(data, bytes):
-                try:
-                    self.waiting[key] = (decode_picture(data, self.limits), text)
-                except BadPicture as bad:
-                    self.outcomes[key] = Failure(bad.reason, bad.detail)
+            known = self.memory.get(key) if self.memory is not None else None
+            if known is not None:
+                self.outcomes[key] = known
+            elif isinstance(data, bytes):
+                self.waiting[key] = (self.decoder.submit(data), text)
             else:
                 self.outcomes[key] = data
         self.items.append((item, key))
 
     def flush(self) -> None:
-        """Caption the waiting pictures."""
-        if not self.waiting:
+        """Caption the first pictures that wait, a whole batch of good ones if there are so many."""
+        batch: dict[str, tuple[Image.Image, str]] = {}
+        while self.waiting and len(batch) < self.batch_size:
+            key = next(iter(self.waiting))
+            future, text = self.waiting.pop(key)
+            try:
+                batch[key] = (future.result(), text)
+            except BadPicture as bad:
+                self.outcomes[key] = Failure(bad.reason, bad.detail)
+        if not batch:
             return
 
-        def work(batch: Sequence[tuple[Image.Image, str]]) -> list[str]:
-            return self.captioner.caption([image for image, _ in batch], [text for _, text in batch])
+        def work(pairs: Sequence[tuple[Image.Image, str]]) -> list[str]:
+            return self.captioner.caption([image for image, _ in pairs], [text for _, text in pairs])
 
-        for key, result in zip(self.waiting, isolate(work, list(self.waiting.values())), strict=True):
+        for key, result in zip(batch, isolate(work, list(batch.values())), strict=True):
             empty = isinstance(result, str) and not result.strip()
             self.outcomes[key] = Failure("empty-caption", "the model wrote nothing") if empty else result
-        self.waiting = {}
+            if isinstance(result, str) and not empty and self.memory is not None:
+                self.memory.add(key, result)
 
     def output(self) -> ShardOutput:
         """The shard's Parquet bytes and counts."""

@@ -23,7 +23,12 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Captioner(Protocol):
-    """Pictures and instructions in, captions out."""
+    """Pictures and instructions in, captions out.
+
+    An engine may also have ``picture_fit`` (a `PictureFit`: the size it takes, to be made where pictures are
+    decoded) and ``batch_invariant`` (true: a caption does not depend on what else is in the batch, so equal
+    inputs need one caption per store).
+    """
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
@@ -74,6 +79,10 @@ class CaptionConfig(BaseModel):
     """Longest caption, in tokens."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per batch."""
+    decoders: int | None = Field(default=None, ge=0)
+    """Processes that decode pictures, within limits; null: one per core, at most 8; 0: the run's own."""
+    reduced_jpeg: bool = False
+    """Decode large JPEGs at 1/2 to 1/8 of their size, at least twice what the model takes; pixels differ."""
     dtype: Dtype = "auto"
     """Weights' type; "auto" is the checkpoint's own."""
     device: str = "auto"
@@ -131,7 +140,9 @@ def engine_fingerprint(
         return parts | dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
     backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
-    return parts | {"image_backend": backend}
+    # Named only where it is on, so that captions made before the switch existed stay valid.
+    reduced = {"reduced_jpeg": "2"} if config.reduced_jpeg else {}
+    return parts | {"image_backend": backend} | reduced
 
 
 class FakeEngine:
@@ -155,6 +166,8 @@ class FakeEngine:
         "matt",
         "shiny",
     )
+
+    batch_invariant = True
 
     def __init__(self, dimension: int = 32) -> None:
         self.dimension = dimension

@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from extract.engines import CaptionConfig, engine_fingerprint
 from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
+from extract.model_fit import picture_fit
 from extract.models import ModelFiles, find_model
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class TransformersCaptioner:
         )
         special = sorted(filter(None, self._tokenizer.all_special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        self.picture_fit = picture_fit(self._processor.image_processor, reduced_jpeg=config.reduced_jpeg)
+        self.batch_invariant = self._model.dtype == torch.float32
         self._halving = HalvingBatch(self._caption_batch, _release)
 
     def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
