@@ -24,7 +24,7 @@ from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
-NOT_RESULTS = ("run_dir", "data.root", "report", "max_bad", "threads")
+NOT_RESULTS = ("run_dir", "data.root", "report", "max_bad", "threads", "caption.decoders")
 """Keys, with all below them, that may differ between two runs of one folder.
 
 ``data.root`` is here because inputs are recognised by their content, and ``threads`` because it moves at
