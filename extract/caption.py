@@ -110,7 +110,7 @@ def caption_items(
 
     def compute(positions: Sequence[int]) -> ShardOutput:
         work = _ShardWork(captioner, prompt, catalog.pictures, limits)
-        bucket = bucket_of(catalog.ids[positions[0]], store.buckets)
+        bucket = bucket_of(catalog.id_column[positions[0]].as_py(), store.buckets)
         work.outcomes.update(_kept(store, committed.get(bucket)))
         for item in catalog.take(positions):
             work.add(item)
@@ -120,7 +120,7 @@ def caption_items(
         return work.output()
 
     return run_shards(
-        catalog.ids,
+        catalog.id_column,
         store,
         digest=digest,
         compute=compute,
