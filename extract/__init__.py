@@ -4,7 +4,7 @@ This module imports neither torch nor transformers; engines that need them live 
 """
 
 from extract.caption import caption_items, caption_parts, caption_rows, caption_store, captions_of
-from extract.embed import embed_items, embed_parts, embed_store, embed_texts, embedded_table
+from extract.embed import embed_items, embed_parts, embed_store, embed_texts, embedded_table, save_embedded
 from extract.engines import (
     CaptionConfig,
     Captioner,
@@ -92,5 +92,6 @@ __all__ = [
     "quarantine_of",
     "read_catalog",
     "render_text",
+    "save_embedded",
     "write_atomic",
 ]

@@ -145,18 +145,21 @@ class FeatureTable:
             self.present.tolist(),
         ])
 
-    def to_bytes(self) -> bytes:
-        """One safetensors file as bytes; equal tables give equal bytes."""
+    def to_bytes(self, beside: Mapping[str, NDArray[Any]] | None = None) -> bytes:
+        """One safetensors file as bytes; equal tables give equal bytes.
+
+        ``beside`` are tensors that are written along; readers of the table pass them over.
+        """
         encoded = [item_id.encode() for item_id in self.ids]
         tensors = {
             "matrix": self.matrix,
             "present": self.present,
             "ids_utf8": np.frombuffer(b"".join(encoded), np.uint8),
             "ids_end": np.cumsum([len(part) for part in encoded], dtype=np.int64),
+            **(beside or {}),
         }
         # One metadata key only: safetensors writes several in a hash map's order, which differs by process.
-        header = {"format_version": FORMAT_VERSION, "provenance": asdict(self.provenance)}
-        return bytes(save_tensors(tensors, {"catalograph": canonical_json(header).decode()}))
+        return bytes(save_tensors(tensors, {"catalograph": feature_header(self.provenance)}))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "bytes") -> FeatureTable:
@@ -194,6 +197,11 @@ class FeatureTable:
         if not Path(path).is_file():
             raise UnsafeInput("U401", "the feature table is not there", where=str(path))
         return cls.from_bytes(Path(path).read_bytes(), str(path))
+
+
+def feature_header(provenance: Provenance) -> str:
+    """What a feature file says about itself, as JSON."""
+    return canonical_json({"format_version": FORMAT_VERSION, "provenance": asdict(provenance)}).decode()
 
 
 def _metadata(data: bytes) -> dict[str, str]:
