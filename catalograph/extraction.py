@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalograph.road import Counts, Road
-from extract.caption import caption_items, caption_store, captions_of
+from extract.caption import caption_items, caption_store
+from extract.caption_shards import captions_of
 from extract.embed import embed_items, embed_store, embedded_table
 from extract.engines import CaptionConfig, EmbedConfig, build_captioner, build_embedder, engine_fingerprint
 from extract.features import FeatureTable
