@@ -40,8 +40,7 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
     """
     console = Console()
     if not tables:
-        for name, row in result["stages"].items():
-            console.print(_stage(name, row), highlight=False)
+        print_stages(result["stages"])
     fitting = max(1, (console.width - _NAME) // _CELL)
     for metrics in tables:
         table = Table(
@@ -62,6 +61,12 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
         console.print("\nIntervals are 95 %; the other metrics are in the report.", style="dim")
     # Not through rich, which would break a long path into two lines.
     console.file.write(f"{result.get('report') or result['run_dir']}\n")
+
+
+def print_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line per stage: how many items, and how long."""
+    for name, row in stages.items():
+        Console().print(_stage(name, row), highlight=False)
 
 
 def _stage(name: str, row: Mapping[str, Any]) -> str:

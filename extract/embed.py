@@ -151,7 +151,9 @@ def _shard(
     inputs = [content_hash([text]) for text in texts]
     fresh = [text for text, key in zip(texts, inputs) if text is not None and key not in kept]
     outcomes = _vectors(fresh, embedder, token_budget)
-    matrix = np.zeros((len(ids), embedder.dimension), np.float32)
+    # Where all vectors are kept, the engine need not say how wide they are: it may not even be loaded.
+    width = embedder.dimension if fresh or not kept else len(next(iter(kept.values())))
+    matrix = np.zeros((len(ids), width), np.float32)
     present, bad = np.zeros(len(ids), bool), []
     for row, (text, key) in enumerate(zip(texts, inputs)):
         outcome = None if text is None else kept[key] if key in kept else outcomes[text]

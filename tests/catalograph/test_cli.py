@@ -34,6 +34,8 @@ FLAGS = {
         "-v",
     },
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
+    "extract": STAGE_FLAGS
+    | {"--store", "--update", "--stage", "--shard", "--merge", "--retry-bad", "--rehash"},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},
     "verify": {"--run-dir", "--json"},
@@ -74,7 +76,12 @@ class Stages:
         self.outcome: Summary | BaseException = Summary()
 
     def run_stages(
-        self, config: RunConfig, folder: Path, stages: Sequence[str] | None, progress: object
+        self,
+        config: RunConfig,
+        folder: Path,
+        stages: Sequence[str] | None,
+        progress: object,
+        extraction: object = None,
     ) -> Summary:
         self.calls.append((config, folder, stages))
         if isinstance(self.outcome, BaseException):
