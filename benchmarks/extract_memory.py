@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -126,16 +126,22 @@ def lines(config: Path) -> int:
     return sum(store.manifest.path.read_bytes().count(b"\n") for store in stores(config))
 
 
-def first_run(config: Path, items: int, seed: int, deadline: float) -> tuple[list[Finished], int]:
-    """Kills at random moments, then a run to the end; the processes and how many kills landed."""
-    chance, runs, kills = random.Random(seed), [], 0
-    expected = items / 3000
-    for _ in range(KILLS):
-        moment = min(3 + chance.uniform(0, expected / KILLS), deadline - time.monotonic())
-        runs.append(extract(config, max(0.0, moment)))
-        kills += runs[-1].code != 0
-    runs.append(extract(config, max(0.0, deadline - time.monotonic())))
-    return runs, kills
+def first_run(config: Path, items: int, seed: int, deadline: float) -> list[Finished]:
+    """Kills at random moments, then a run to the end; all processes so far, of earlier calls too."""
+    record = config.parent / "processes.jsonl"
+    runs = (
+        [Finished(**json.loads(line)) for line in record.read_text().splitlines()] if record.exists() else []
+    )
+    chance = random.Random(seed)
+    moments = [3 + chance.uniform(0, items / 10_000) for _ in range(KILLS)]
+    while not runs or runs[-1].code:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        runs.append(extract(config, min(left, moments[len(runs)] if len(runs) < KILLS else left)))
+        with record.open("a") as file:
+            file.write(json.dumps(asdict(runs[-1])) + "\n")
+    return runs
 
 
 def measure(folder: Path, items: int, seed: int, limit: float) -> dict[str, object] | None:
@@ -144,7 +150,7 @@ def measure(folder: Path, items: int, seed: int, limit: float) -> dict[str, obje
     small = write_data(folder / "small", min(SMALL, items // 10), seed)
     large = write_data(folder / "large", items, seed)
     base = extract(small)
-    runs, kills = first_run(large, items, seed, deadline)
+    runs = first_run(large, items, seed, deadline)
     if runs[-1].code:
         return None
     again = extract(large)
@@ -158,7 +164,7 @@ def measure(folder: Path, items: int, seed: int, limit: float) -> dict[str, obje
         "peak_mb": round(peak, 1),
         "peak_mb_small": round(base.peak_mb, 1),
         "growth_bytes_per_item": round((peak - base.peak_mb) * 2**20 / items, 1),
-        "kills": kills,
+        "kills": sum(run.code != 0 for run in runs),
         "shards": sum(len(store.rows()) for store in found),
         "manifest_lines": lines(large),
         "rows": [sum(row.n_in for row in store.rows().values()) for store in found],

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from catalograph.extract_verbs import extract
+from catalograph.extract_verbs import estimate, extract
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
@@ -162,6 +162,7 @@ def _stage_verb(verb: str) -> Callable[..., None]:
 
 for _verb, (_, _help) in STAGE_VERBS.items():
     app.command(_verb, help=_help)(extract if _verb == "extract" else _stage_verb(_verb))
+app.command()(estimate)
 
 
 @app.command()

@@ -69,6 +69,25 @@ def print_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:
         Console().print(_stage(name, row), highlight=False)
 
 
+def print_estimate(result: Mapping[str, Any]) -> None:
+    """What an extraction will take, one line per stage and the totals."""
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("stage", "items", "sampled", "items/s", "load s", "hours", "disk MB"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for name, row in result["stages"].items():
+        rate, load = f"{row['items_per_second']:,.2f}", f"{row['load_seconds']:,.1f}"
+        hours, disk = f"{row['seconds'] / 3600:,.3f}", f"{row['disk_bytes'] / 2**20:,.1f}"
+        table.add_row(_plain(name), f"{row['items']:,}", f"{row['sampled']:,}", rate, load, hours, disk)
+    console = Console()
+    console.print(table)
+    memory = f"{result['memory_bytes'] / 2**30:.2f} GB memory"
+    if result["accelerator_bytes"]:
+        memory += f", {result['accelerator_bytes'] / 2**30:.2f} GB on the accelerator"
+    cost = "" if result["cost"] is None else f", cost {result['cost']:,.2f}"
+    disk = f"{result['disk_bytes'] / 2**30:.2f} GB disk"
+    console.print(f"{result['hours']:,.3f} hours, {memory}, {disk}{cost}", highlight=False)
+
+
 def _stage(name: str, row: Mapping[str, Any]) -> str:
     done = "reused" if row.get("reused") else f"{row['seconds']:.1f} s"
     quarantined = f", {row['quarantined']:,} quarantined" if row.get("quarantined") else ""

@@ -1,4 +1,4 @@
-"""The verb `extract`: into a run folder, or into a store that outlives runs and that processes may share."""
+"""The verbs `extract`, into a run or a store that outlives runs, and `estimate`, what that will take."""
 
 from __future__ import annotations
 
@@ -69,6 +69,33 @@ def extract(
         quarantined = sum(row["quarantined"] for row in result["stages"].values())
     if quarantined:
         raise typer.Exit(EXIT_PARTIAL)
+
+
+def estimate(
+    config: Config = None,
+    sets: Set = None,
+    run_dir: RunDir = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, help="Measure each stage for about so long.")
+    ] = 20.0,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="What an hour of this machine costs.")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """What extract will take: items per second, hours, memory, disk and money, from a sample that is run."""
+    from catalograph.estimating import estimate as estimated
+    from catalograph.progress import Progress
+
+    with Progress() as progress:
+        result = estimated(load_run(config, sets, run_dir), seconds, price, progress)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    from catalograph.console import print_estimate
+
+    print_estimate(result)
 
 
 def _part(shard: str | None) -> tuple[int, int]:

@@ -19,10 +19,8 @@ from extract.engines import (
     Embedder,
     build_captioner,
     build_embedder,
-    engine_fingerprint,
 )
 from extract.errors import InvalidData
-from extract.on_demand import OnDemand
 from extract.prompts import caption_prompt, render_text
 from extract.stage import StageResult
 from extract.store import ShardStore
@@ -61,7 +59,7 @@ def captioner_of(work: Workplace) -> Captioner:
         work.use_threads()
         return build_captioner(settings)
 
-    return cast(Captioner, OnDemand(engine_fingerprint(settings), build))
+    return cast(Captioner, work.engine(settings, build))
 
 
 def embedder_of(work: Workplace, settings: EmbedConfig) -> Embedder:
@@ -71,7 +69,7 @@ def embedder_of(work: Workplace, settings: EmbedConfig) -> Embedder:
         work.use_threads()
         return build_embedder(settings)
 
-    return cast(Embedder, OnDemand(engine_fingerprint(settings), build))
+    return cast(Embedder, work.engine(settings, build))
 
 
 def _caption_store_parts(work: Workplace, captioner: Captioner) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 
 from catalograph.config import RunConfig
 from catalograph.progress import Progress
+from extract.engines import CaptionConfig, EmbedConfig, engine_fingerprint
 from extract.items import Catalog, read_catalog
+from extract.on_demand import OnDemand
 from extract.store import ShardStore, content_hash
 
 
@@ -36,6 +38,17 @@ class Workplace:
     def __init__(self, config: RunConfig, progress: Progress, extraction: Extraction | None = None) -> None:
         self.config, self.progress = config, progress
         self.extraction = extraction or Extraction()
+        self._engine: tuple[str, OnDemand] | None = None
+
+    def engine(self, settings: CaptionConfig | EmbedConfig, build: Callable[[], Any]) -> OnDemand:
+        """The engine of these settings; the last one is kept, so that two features may share it.
+
+        Only one is ever in memory: the captioner is gone when the embedder is loaded.
+        """
+        key = settings.model_dump_json()
+        if self._engine is None or self._engine[0] != key:
+            self._engine = key, OnDemand(engine_fingerprint(settings), build)
+        return self._engine[1]
 
     @cached_property
     def catalog(self) -> Catalog:

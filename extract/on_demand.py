@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -17,10 +18,15 @@ class OnDemand:
 
     def __init__(self, fingerprint: Mapping[str, str], build: Callable[[], Any]) -> None:
         self.fingerprint, self._build = dict(fingerprint), build
+        self.load_seconds = 0.0
+        """What loading took; 0 before."""
 
     @cached_property
     def _engine(self) -> Any:
-        return self._build()
+        started = time.monotonic()
+        engine = self._build()
+        self.load_seconds = time.monotonic() - started
+        return engine
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

@@ -99,16 +99,7 @@ class ShardStore:
 
     def group(self, ids: Sequence[str] | pa.ChunkedArray) -> dict[int, NDArray[np.int64]]:
         """Bucket -> positions in ``ids``, sorted by item id, so that file order decides nothing."""
-        column = ids if isinstance(ids, pa.ChunkedArray) else pa.array(ids, pa.string())
-        # UTF-8 bytes sort as code points do, so this is the order of Python's strings.
-        order = pc.sort_indices(column).to_numpy().astype(np.int64)
-        buckets = np.empty(len(column), np.int64)
-        for start in range(0, len(column), BLOCK):
-            block = column.slice(start, BLOCK).to_pylist()
-            buckets[start : start + len(block)] = [bucket_of(item_id, self.buckets) for item_id in block]
-        order = order[np.argsort(buckets[order], kind="stable")]
-        found, starts = np.unique(buckets[order], return_index=True)
-        return dict(zip(found.tolist(), np.split(order, starts[1:]))) if len(order) else {}
+        return group_by_bucket(ids, self.buckets)
 
     def rows(self) -> dict[int, ShardRow]:
         """Shard -> its last whole manifest row, in shard order. Torn and damaged lines do not count."""
@@ -225,6 +216,20 @@ class ShardStore:
                 ),
                 next_step="set these back, or give another folder: results of two settings are never mixed",
             )
+
+
+def group_by_bucket(ids: Sequence[str] | pa.ChunkedArray, buckets: int) -> dict[int, NDArray[np.int64]]:
+    """Bucket -> positions in ``ids``, sorted by item id, so that file order decides nothing."""
+    column = ids if isinstance(ids, pa.ChunkedArray) else pa.array(ids, pa.string())
+    # UTF-8 bytes sort as code points do, so this is the order of Python's strings.
+    order = pc.sort_indices(column).to_numpy().astype(np.int64)
+    bucket = np.empty(len(column), np.int64)
+    for start in range(0, len(column), BLOCK):
+        block = column.slice(start, BLOCK).to_pylist()
+        bucket[start : start + len(block)] = [bucket_of(item_id, buckets) for item_id in block]
+    order = order[np.argsort(bucket[order], kind="stable")]
+    found, starts = np.unique(bucket[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(order, starts[1:]))) if len(order) else {}
 
 
 def quarantine_of(store: ShardStore) -> list[BadRow]:
