@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from catalograph.extract_verbs import estimate, extract
-from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
+from catalograph.options import Config, Json, RunDir, Set, Verbose, load_run
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
 
@@ -41,6 +41,8 @@ _EPILOG = (
     "items were quarantined within max_bad), 8 too many bad inputs, 9 training diverged, 10 run folder "
     "locked or of another configuration, 130 interrupted, 143 terminated."
 )
+
+Store = Annotated[Path | None, typer.Option("--store", help="Store of an extraction, instead of a run.")]
 
 app = typer.Typer(
     name="catalograph",
@@ -208,23 +210,36 @@ def validate(
 
 
 @app.command()
-def verify(run_dir: Folder, as_json: Json = False) -> None:
-    """Hash every declared output of a run again. Exits 5 if one differs."""
-    from catalograph.runs import verify as problems_of
-
-    problems = problems_of(run_dir)
+def verify(run_dir: RunDir = None, store: Store = None, as_json: Json = False) -> None:
+    """Hash every declared output of a run, or every shard of a store, again. Exits 5 if one differs."""
+    folder = _one_of(run_dir, store)
+    if store is None:
+        from catalograph.runs import verify as problems_of
+    else:
+        from catalograph.updating import verify_stores as problems_of
+    problems = problems_of(folder)
     if as_json:
         typer.echo(json.dumps({"ok": not problems, "problems": problems}, ensure_ascii=False))
     else:
-        typer.echo("\n".join(problems) or f"{run_dir}: every declared output matches its hash")
+        typer.echo("\n".join(problems) or f"{folder}: everything matches its hash")
     if problems:
         raise typer.Exit(EXIT_INVALID)
 
 
 @app.command("hash")
-def hash_(run_dir: Folder, as_json: Json = False) -> None:
-    """The identity of a run's results: equal for equal outputs, whatever the times, hosts and logs."""
-    from catalograph.runs import content_hash
-
-    digest = content_hash(run_dir)
+def hash_(run_dir: RunDir = None, store: Store = None, as_json: Json = False) -> None:
+    """The identity of a run's or a store's content: equal for equal bytes, whatever the times and logs."""
+    folder = _one_of(run_dir, store)
+    if store is None:
+        from catalograph.runs import content_hash as hash_of
+    else:
+        from catalograph.updating import hash_stores as hash_of
+    digest = hash_of(folder)
     typer.echo(json.dumps({"hash": digest}) if as_json else digest)
+
+
+def _one_of(run_dir: Path | None, store: Path | None) -> Path:
+    folder = run_dir or store
+    if folder is None or (run_dir and store):
+        raise typer.BadParameter("give --run-dir of a run or --store of an extraction")
+    return folder

@@ -13,7 +13,9 @@ from catalograph.progress import Progress
 from catalograph.runs import lock_folder
 from catalograph.workplace import Extraction, Workplace
 from extract.caption_shards import caption_table
+from extract.errors import UnsafeInput
 from extract.stage import StageResult
+from extract.store import ShardStore, content_hash
 
 
 def update_store(
@@ -49,6 +51,31 @@ def hold(store: Path, part: tuple[int, int]) -> Iterator[None]:
         if parts > 1:
             locks.enter_context(lock_folder(store, f"LOCK-{index + 1}-of-{parts}"))
         yield
+
+
+def stores_below(folder: Path) -> dict[str, ShardStore]:
+    """Relative name -> shard store, of every store below a folder given as ``--store``.
+
+    Raises:
+        UnsafeInput: there is none.
+    """
+    found = sorted(path.parent for path in folder.rglob("store.json"))
+    if not found:
+        raise UnsafeInput(
+            "U406", "no store is there", where=str(folder), next_step="give the --store of extract"
+        )
+    return {path.relative_to(folder).as_posix(): ShardStore.open(path) for path in found}
+
+
+def verify_stores(folder: Path) -> list[str]:
+    """Read every shard below a folder again and compare; one line per problem, none when all is well."""
+    stores = stores_below(folder)
+    return [f"{name}: {problem}" for name, store in stores.items() for problem in store.verify()]
+
+
+def hash_stores(folder: Path) -> str:
+    """One hash over what all stores below a folder hold, whatever the kills, parts and order of work."""
+    return content_hash({name: store.content_hash() for name, store in stores_below(folder).items()})
 
 
 def _row(result: StageResult) -> dict[str, Any]:

@@ -39,8 +39,8 @@ FLAGS = {
     "estimate": STAGE_FLAGS | {"--seconds", "--price"},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},
-    "verify": {"--run-dir", "--json"},
-    "hash": {"--run-dir", "--json"},
+    "verify": {"--run-dir", "--store", "--json"},
+    "hash": {"--run-dir", "--store", "--json"},
 }
 CONFIG = """\
 data: {catalog: items.csv, interactions: clicks.csv}

@@ -178,6 +178,23 @@ def hash_of(folder: Path) -> str:
     return out.getvalue()
 
 
+def test_a_store_is_verified_and_hashed_through_the_command_line(shop: Shop, capsys: Any) -> None:
+    hashes = []
+    for store in ("store", "other"):
+        shop.extract("--update", store=store)
+        assert main(["hash", "--store", str(shop.root / store)]) == 0
+        hashes.append(capsys.readouterr().out.splitlines()[-1])
+        assert main(["verify", "--store", str(shop.root / store)]) == 0
+    assert hashes[0] == hashes[1]
+    capsys.readouterr()
+    name = next(iter(shop.files()))
+    (shop.root / "store" / name).write_bytes(b"junk")
+    assert main(["verify", "--store", str(shop.root / "store")]) == 5
+    assert "missing or damaged" in capsys.readouterr().out
+    assert main(["verify", "--store", str(shop.root / "pictures")]) == 4
+    assert main(["verify"]) == 2
+
+
 def test_a_run_on_a_store_asks_no_model_again_and_ends_as_one_without(shop: Shop, tmp_path: Path) -> None:
     shop.extract("--run-dir", str(tmp_path / "alone"), store=None)
     assert shop.captioned and shop.embedded
