@@ -40,8 +40,7 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
     """
     console = Console()
     if not tables:
-        for name, row in result["stages"].items():
-            console.print(_stage(name, row), highlight=False)
+        print_stages(result["stages"])
     fitting = max(1, (console.width - _NAME) // _CELL)
     for metrics in tables:
         table = Table(
@@ -62,6 +61,31 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
         console.print("\nIntervals are 95 %; the other metrics are in the report.", style="dim")
     # Not through rich, which would break a long path into two lines.
     console.file.write(f"{result.get('report') or result['run_dir']}\n")
+
+
+def print_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line per stage: how many items, and how long."""
+    for name, row in stages.items():
+        Console().print(_stage(name, row), highlight=False)
+
+
+def print_estimate(result: Mapping[str, Any]) -> None:
+    """What an extraction will take, one line per stage and the totals."""
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("stage", "items", "sampled", "items/s", "load s", "hours", "disk MB"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for name, row in result["stages"].items():
+        rate, load = f"{row['items_per_second']:,.2f}", f"{row['load_seconds']:,.1f}"
+        hours, disk = f"{row['seconds'] / 3600:,.3f}", f"{row['disk_bytes'] / 2**20:,.1f}"
+        table.add_row(_plain(name), f"{row['items']:,}", f"{row['sampled']:,}", rate, load, hours, disk)
+    console = Console()
+    console.print(table)
+    memory = f"{result['memory_bytes'] / 2**30:.2f} GB memory"
+    if result["accelerator_bytes"]:
+        memory += f", {result['accelerator_bytes'] / 2**30:.2f} GB on the accelerator"
+    cost = "" if result["cost"] is None else f", cost {result['cost']:,.2f}"
+    disk = f"{result['disk_bytes'] / 2**30:.2f} GB disk"
+    console.print(f"{result['hours']:,.3f} hours, {memory}, {disk}{cost}", highlight=False)
 
 
 def _stage(name: str, row: Mapping[str, Any]) -> str:

@@ -3,8 +3,9 @@
 This module imports neither torch nor transformers; engines that need them live in their own modules.
 """
 
-from extract.caption import caption_items, caption_parts, caption_rows, caption_store, captions_of
-from extract.embed import embed_items, embed_parts, embed_store, embed_texts, embedded_table
+from extract.caption import caption_items, caption_parts, caption_store
+from extract.caption_shards import caption_rows, caption_table, captions_of, save_captions
+from extract.embed import embed_items, embed_parts, embed_store, embed_texts, embedded_table, save_embedded
 from extract.engines import (
     CaptionConfig,
     Captioner,
@@ -78,6 +79,7 @@ __all__ = [
     "caption_prompt",
     "caption_rows",
     "caption_store",
+    "caption_table",
     "captions_of",
     "content_hash",
     "decode_picture",
@@ -92,5 +94,7 @@ __all__ = [
     "quarantine_of",
     "read_catalog",
     "render_text",
+    "save_captions",
+    "save_embedded",
     "write_atomic",
 ]
