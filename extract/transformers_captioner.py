@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from extract.engines import CaptionConfig, engine_fingerprint
 from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
 from extract.models import ModelFiles, find_model
+from extract.picture_processor import load_processor
 
 logger = logging.getLogger(__name__)
 
@@ -84,25 +85,27 @@ class TransformersCaptioner:
 
     @torch.inference_mode()
     def _caption_batch(self, batch: Sequence[tuple[Image.Image, str]]) -> list[str]:
+        texts = [self._text(prompt) for _, prompt in batch]
+        begin = self._tokenizer.bos_token
         inputs = self._processor(
             images=[[image] for image, _ in batch],
-            text=[self._text(prompt) for _, prompt in batch],
+            text=texts,
             return_tensors="pt",
             padding=True,
-            # A chat template writes its own begin token; a second one changes the output.
-            add_special_tokens=not self._has_template,
+            # Most chat templates write the begin token; a second one changes the output, as none would.
+            add_special_tokens=not (begin and texts[0].startswith(begin)),
         ).to(self.device, dtype=self._model.dtype)
         tokens = self._model.generate(**inputs, generation_config=self._generation)
         if not self._model.config.is_encoder_decoder:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        texts: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
+        answers: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(answer.split()) for answer in answers]
 
 
 def _load(config: CaptionConfig, files: ModelFiles, device: str) -> tuple[Any, Any]:
     arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        processor = AutoProcessor.from_pretrained(files.folder, **arguments)
+        processor = load_processor(files.folder)
         if config.attention is not None:
             arguments["attn_implementation"] = config.attention
         model = AutoModelForImageTextToText.from_pretrained(

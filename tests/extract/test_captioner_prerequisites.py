@@ -25,7 +25,7 @@ def test_a_package_that_a_processor_needs_is_named(tmp_path, monkeypatch, error,
     def fail(*_, **__):
         raise error
 
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "none"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", fail)
     with pytest.raises(MissingPrerequisite) as caught:
