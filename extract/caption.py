@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from extract.answers import ask
 from extract.engines import Captioner
 from extract.errors import UnsafeInput
 from extract.faults import Failure, isolate
@@ -164,12 +165,10 @@ class _ShardWork:
         if not self.waiting:
             return
 
-        def work(batch: Sequence[tuple[Image.Image, str]]) -> list[str]:
-            return self.captioner.caption([image for image, _ in batch], [text for _, text in batch])
+        def work(batch: Sequence[tuple[Image.Image, str]]) -> list[str | Failure]:
+            return ask(self.captioner, self.prompt, batch)
 
-        for key, result in zip(self.waiting, isolate(work, list(self.waiting.values())), strict=True):
-            empty = isinstance(result, str) and not result.strip()
-            self.outcomes[key] = Failure("empty-caption", "the model wrote nothing") if empty else result
+        self.outcomes.update(zip(self.waiting, isolate(work, list(self.waiting.values())), strict=True))
         self.waiting = {}
 
     def output(self) -> ShardOutput:

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from extract.errors import MissingPrerequisite
+from extract.faults import Failure
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
 
@@ -30,8 +31,8 @@ class Captioner(Protocol):
         """Everything about the engine that decides its output."""
         ...
 
-    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
-        """One caption per RGB picture, in order."""
+    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Sequence[str | Failure]:
+        """What the model wrote about each RGB picture, in order; a Failure where it refused that one."""
         ...
 
 
@@ -70,6 +71,10 @@ class CaptionConfig(BaseModel):
     """Commit of the hub repository; a branch name may move under you."""
     prompt: str = "product"
     """Name of a built-in instruction, or the instruction itself."""
+    item_text: str = ""
+    """Template of what the model is told about the item beside the picture; empty: only the picture."""
+    keys: tuple[str, ...] = ()
+    """Keys of the JSON object that the instruction asks for; empty: those of `attributes`, else no JSON."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest caption, in tokens."""
     batch_size: int = Field(default=8, ge=1)

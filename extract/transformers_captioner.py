@@ -99,7 +99,7 @@ class TransformersCaptioner:
         if not self._model.config.is_encoder_decoder:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
         answers: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(answer.split()) for answer in answers]
+        return [answer.strip() for answer in answers]
 
 
 def _load(config: CaptionConfig, files: ModelFiles, device: str) -> tuple[Any, Any]:

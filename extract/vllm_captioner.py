@@ -43,7 +43,7 @@ class VllmCaptioner:
         pairs = zip(images, prompts, strict=True)
         chats = [self._chat(image, prompt) for image, prompt in pairs]
         answers = self._model.chat(chats, self._sampling, use_tqdm=False)
-        return [" ".join(answer.outputs[0].text.split()) for answer in answers]
+        return [answer.outputs[0].text.strip() for answer in answers]
 
     def _chat(self, image: Image.Image, prompt: str) -> list[dict[str, Any]]:
         # A title inside the prompt may spell a control token, which would add a picture or end the turn.
