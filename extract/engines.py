@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from extract.endpoint_settings import EndpointConfig
 from extract.errors import MissingPrerequisite
-from extract.faults import Failure
+from extract.faults import Failure, describe
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
 
@@ -246,6 +246,16 @@ def _sentence_embedder(config: EmbedConfig) -> Embedder:
 
 
 def _not_installed(error: ImportError, package: str = "catalograph") -> MissingPrerequisite:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if not isinstance(cause, ImportError):
+        return MissingPrerequisite(
+            "M301",
+            "an installed package does not fit the others",
+            why=describe(cause),
+            next_step="install the release that fits your torch, or remove it (torchvision is not needed)",
+        )
     return MissingPrerequisite(
         "M301",
         f"the package {error.name} cannot be imported",

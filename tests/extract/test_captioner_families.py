@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from extract import CaptionConfig, build_captioner, decode_picture  # noqa: E402
+from extract import CaptionConfig, MissingPrerequisite, build_captioner, decode_picture  # noqa: E402
 
 PROMPTS = ["Describe this picture.", "What?", "Describe the colours and the shape of this picture."]
 QWEN = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -312,3 +313,19 @@ def test_a_begin_token_that_the_chat_template_leaves_out_is_added_once(build, lo
     )
     config = CaptionConfig(model=str(folder), device="cpu", dtype="float32", max_new_tokens=8)
     assert build_captioner(config).caption(images, PROMPTS) == load("idefics3").caption(images, PROMPTS)
+
+
+def test_a_class_that_needs_its_video_half_names_torchvision(build, monkeypatch):
+    if importlib.util.find_spec("torchvision") is not None:
+        pytest.skip("torchvision is installed, so such a class is served")
+    kind = transformers.Qwen2_5_VLProcessor
+    real = kind.__init__
+
+    def needy(self, image_processor=None, tokenizer=None, video_processor=None, chat_template=None, **more):
+        self.slices = video_processor.slices
+        real(self, image_processor, tokenizer, video_processor, chat_template, **more)
+
+    monkeypatch.setattr(kind, "__init__", needy)
+    with pytest.raises(MissingPrerequisite) as caught:
+        build_captioner(CaptionConfig(model=str(build("qwen2_5_vl")), device="cpu"))
+    assert (caught.value.code, caught.value.next_step) == ("M301", "pip install torchvision")
