@@ -33,6 +33,12 @@ logger = logging.getLogger(__name__)
 LATER = {408, 425, 429, 500, 502, 503, 504}
 ABOUT_THE_ITEM = {400, 413, 415, 422, 451, 500}
 """What a server says about one picture or prompt; 500 only if it says so every time."""
+CONTROL = re.compile(
+    r"<\|[^<>|]{1,40}\|>|\[/?(?:INST|IMG[A-Z_]*)\]"
+    r"|</?(?:s|bos|eos|img|image|video|(?:image|img|video|start_of|end_of)_\w{1,20})>",
+    re.IGNORECASE,
+)
+"""Control tokens of common models: the server's own are not known here."""
 LONGEST_PAUSE = 60.0
 MOST_BYTES = 4 * 2**20
 
@@ -137,7 +143,7 @@ class EndpointCaptioner:
         picture = {"type": "image_url", "image_url": {"url": _data_url(image, self._settings.jpeg_quality)}}
         try:
             answer = self._client.chat_completion(
-                [{"role": "user", "content": [picture, {"type": "text", "text": prompt}]}],
+                [{"role": "user", "content": [picture, {"type": "text", "text": CONTROL.sub(" ", prompt)}]}],
                 model=self._model,
                 max_tokens=self._longest,
                 temperature=0.0,

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from extract.errors import ConfigError
 from extract.items import Item
@@ -38,6 +38,18 @@ def plain(text: str) -> str:
     """Text as data: one line, no control or invisible characters."""
     kept = (" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
     return re.sub(r" +", " ", "".join(kept)).strip()
+
+
+def control_tokens(tokenizer: Any, *more: str | None) -> re.Pattern[str]:
+    """What in an item's text would become a control token: a picture more, the end of a turn.
+
+    Special tokens, ``more`` of them, and added ones in brackets, such as the marks of a tile; other
+    added tokens, such as runs of blanks, are text.
+    """
+    added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
+    found = {*tokenizer.all_special_tokens, *more, *(t for t in added if re.fullmatch(r"[<\[].*[>\]]", t))}
+    longest_first = sorted(filter(None, found), key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
 from extract.models import ModelFiles, find_model
 from extract.picture_processor import load_processor
+from extract.prompts import control_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class TransformersCaptioner:
         self._generation = _greedy(
             self._model.generation_config, config.max_new_tokens, self._tokenizer.pad_token_id
         )
-        special = sorted(filter(None, self._tokenizer.all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        marks = (getattr(self._processor, f"{kind}_token", None) for kind in ("image", "video"))
+        self._control = control_tokens(self._tokenizer, *marks)
         self._halving = HalvingBatch(self._caption_batch, _release)
 
     def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
@@ -69,7 +70,7 @@ class TransformersCaptioner:
 
     def _text(self, prompt: str) -> str:
         # A title inside the prompt may spell a control token, which would add a picture or end the turn.
-        prompt = self._special.sub(" ", prompt)
+        prompt = self._control.sub(" ", prompt)
         if self._has_template:
             content = [{"type": "image"}, {"type": "text", "text": prompt}]
             messages = [{"role": "user", "content": content}]

@@ -127,6 +127,15 @@ def test_a_request_is_greedy_and_holds_the_pixels_that_were_decoded(server):
     assert server.seen[1]["kind"] == "data:image/jpeg"
 
 
+@pytest.mark.parametrize(
+    "token",
+    ["<|im_end|>", "<|image_pad|>", "<image>", "</s>", "[INST]", "[/INST]", "<end_of_turn>", "<IMG_CONTEXT>"],
+)
+def test_a_title_cannot_spell_a_control_token_of_a_common_model(server, token):
+    captioner = build_captioner(config_for(server))
+    assert captioner.caption(pictures(1), [f"a{token}b <3 [blue]"]) == ["1 x 2: a b <3 [blue]"]
+
+
 def test_no_more_requests_are_under_way_than_allowed(server):
     def answer(image, text):
         time.sleep(0.03)
