@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from catalograph.cross_checks import cross_problems
+from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
 from extract.store import fingerprint
@@ -24,11 +25,15 @@ from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
-NOT_RESULTS = ("run_dir", "data.root", "report", "max_bad", "threads")
+NOT_RESULTS = (
+    *("run_dir", "data.root", "report", "max_bad", "threads"),
+    *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
+)
 """Keys, with all below them, that may differ between two runs of one folder.
 
 ``data.root`` is here because inputs are recognised by their content, and ``threads`` because it moves at
-most the last bits of a sum, as another machine does. ``device`` is not: it chooses other kernels.
+most the last bits of a sum, as another machine does. ``device`` is not: it chooses other kernels. A server
+for captions may move: its settings are here, except how pictures are sent.
 """
 
 SECRET = re.compile(r"(^|_)(token|password|passwd|secret|credentials?|api_?key|access_key)$", re.IGNORECASE)

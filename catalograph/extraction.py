@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalograph.filling import caption_settings, fill_captions, fill_feature, resolved
+from catalograph.filling import caption_settings, fill_captions, fill_feature, prompt_of, resolved
 from catalograph.road import Counts, Road
+from extract.answers import as_text
 from extract.caption_shards import save_captions
 from extract.embed import save_embedded
 from extract.engines import engine_fingerprint
 from extract.features import FeatureTable
-from extract.prompts import caption_prompt
 from extract.stage import StageResult
 from extract.store import BadRow, quarantine_of, write_atomic
 
@@ -29,7 +29,7 @@ def caption_parts(road: Road) -> dict[str, Any]:
         "catalog": road.catalog_parts(),
         "pictures": None if pictures is None else road.run.input_hash(pictures),
         "engine": engine_fingerprint(settings),
-        "prompt": caption_prompt(settings.prompt).as_part(),
+        "prompt": prompt_of(settings).as_part(),
         "batch_size": settings.batch_size,
         "limits": settings.limits.model_dump(),
         "buckets": settings.buckets,
@@ -79,11 +79,12 @@ def embed(road: Road) -> Counts:
 
 
 def captions(road: Road) -> dict[str, str]:
-    """Item id to caption; empty where captions are off."""
+    """Item id to caption as text; empty where captions are off."""
     if road.config.caption is None:
         return {}
-    table = pq.read_table(road.path("caption", "captions.parquet"))
-    return dict(zip(table["item_id"].to_pylist(), table["caption"].to_pylist(), strict=True))
+    prompt = prompt_of(road.config.caption)
+    rows = pq.read_table(road.path("caption", "captions.parquet")).to_pylist()
+    return {row["item_id"]: as_text(prompt, row["caption"]) for row in rows}
 
 
 def feature_tables(road: Road) -> dict[str, FeatureTable]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalograph.workplace import Workplace
+from extract.answers import as_text
 from extract.caption import caption_items, caption_parts
 from extract.embed import embed_items, embed_parts
 from extract.engines import (
@@ -21,7 +22,7 @@ from extract.engines import (
     build_embedder,
 )
 from extract.errors import InvalidData
-from extract.prompts import caption_prompt, render_text
+from extract.prompts import Prompt, caption_prompt, render_text
 from extract.stage import StageResult
 from extract.store import ShardStore
 
@@ -51,6 +52,11 @@ def caption_settings(work: Workplace) -> CaptionConfig:
     return resolved(work, work.config.caption)
 
 
+def prompt_of(settings: CaptionConfig) -> Prompt:
+    """What the captioner is asked."""
+    return caption_prompt(settings.prompt, item_text=settings.item_text, keys=settings.keys)
+
+
 def captioner_of(work: Workplace) -> Captioner:
     """The captioner; its model is loaded when the first picture needs it."""
     settings = caption_settings(work)
@@ -74,7 +80,7 @@ def embedder_of(work: Workplace, settings: EmbedConfig) -> Embedder:
 
 def _caption_store_parts(work: Workplace, captioner: Captioner) -> dict[str, Any]:
     settings = caption_settings(work)
-    prompt = caption_prompt(settings.prompt)
+    prompt = prompt_of(settings)
     return caption_parts(captioner, prompt=prompt, batch_size=settings.batch_size, limits=settings.limits)
 
 
@@ -94,7 +100,7 @@ def fill_captions(work: Workplace) -> tuple[ShardStore, StageResult]:
             work.catalog,
             captioner,
             store,
-            prompt=caption_prompt(settings.prompt),
+            prompt=prompt_of(settings),
             batch_size=settings.batch_size,
             limits=settings.limits,
             max_bad=work.config.max_bad,
@@ -146,7 +152,7 @@ def _texts(
     catalog = work.catalog
     if captions is None:
         return lambda rows: [render_text(template, item) for item in catalog.take(rows)]
-    written = captions["caption"].combine_chunks()
+    prompt, written = prompt_of(caption_settings(work)), captions["caption"].combine_chunks()
     places = pc.index_in(catalog.id_column, value_set=captions["item_id"].combine_chunks()).combine_chunks()
 
     def texts(rows: Sequence[int]) -> list[str | None]:
@@ -162,6 +168,7 @@ def _texts(
                 next_step="extract --stage caption for all parts, merge them, then extract --stage embed",
             )
         lines = written.take(found).to_pylist()
-        return [render_text(template, item, line) for item, line in zip(items, lines)]
+        read = [None if line is None else as_text(prompt, line) for line in lines]
+        return [render_text(template, item, line) for item, line in zip(items, read)]
 
     return texts

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from extract.answers import ask
 from extract.caption_shards import caption_bytes, kept_captions
 from extract.engines import Captioner
 from extract.errors import UnsafeInput
@@ -185,12 +186,10 @@ class _ShardWork:
         if not self.waiting:
             return
 
-        def work(batch: Sequence[tuple[Image.Image, str]]) -> list[str]:
-            return self.captioner.caption([image for image, _ in batch], [text for _, text in batch])
+        def work(batch: Sequence[tuple[Image.Image, str]]) -> list[str | Failure]:
+            return ask(self.captioner, self.prompt, batch)
 
-        for key, result in zip(self.waiting, isolate(work, list(self.waiting.values())), strict=True):
-            empty = isinstance(result, str) and not result.strip()
-            self.outcomes[key] = Failure("empty-caption", "the model wrote nothing") if empty else result
+        self.outcomes.update(zip(self.waiting, isolate(work, list(self.waiting.values())), strict=True))
         self.waiting = {}
 
     def output(self) -> ShardOutput:

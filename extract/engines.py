@@ -13,9 +13,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from extract.endpoint_settings import EndpointConfig
 from extract.errors import MissingPrerequisite
+from extract.faults import Failure, describe
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
 
@@ -30,8 +32,8 @@ class Captioner(Protocol):
         """Everything about the engine that decides its output."""
         ...
 
-    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
-        """One caption per RGB picture, in order."""
+    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Sequence[str | Failure]:
+        """What the model wrote about each RGB picture, in order; a Failure where it refused that one."""
         ...
 
 
@@ -62,14 +64,18 @@ class CaptionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Literal["transformers", "vllm", "fake"] = "transformers"
-    """Which engine runs the model; "vllm" needs its package, "fake" no model and makes words from a hash."""
+    engine: Literal["transformers", "vllm", "endpoint", "fake"] = "transformers"
+    """Which engine runs the model; "endpoint" is a server, "fake" no model, and makes words from a hash."""
     model: str = ""
-    """A folder, a hub repository, or package:NAME."""
+    """A folder, a hub repository, or package:NAME; for "endpoint" the name the server knows."""
     revision: str | None = None
     """Commit of the hub repository; a branch name may move under you."""
     prompt: str = "product"
     """Name of a built-in instruction, or the instruction itself."""
+    item_text: str = ""
+    """Template of what the model is told about the item beside the picture; empty: only the picture."""
+    keys: tuple[str, ...] = ()
+    """Keys of the JSON object that the instruction asks for; empty: those of `attributes`, else no JSON."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest caption, in tokens."""
     batch_size: int = Field(default=8, ge=1)
@@ -80,10 +86,18 @@ class CaptionConfig(BaseModel):
     """Torch device; "auto" is cuda where there is one, else cpu."""
     attention: str | None = None
     """Attention implementation of transformers, such as "sdpa"; null leaves the choice to it."""
+    endpoint: EndpointConfig | None = None
+    """The server, for the engine "endpoint"."""
     limits: PictureLimits = PictureLimits()
     """How large a picture may be."""
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
+
+    @model_validator(mode="after")
+    def _has_a_server(self) -> CaptionConfig:
+        if self.engine == "endpoint" and (self.endpoint is None or not self.model):
+            raise ValueError('the engine "endpoint" needs `model` and the section `endpoint`')
+        return self
 
 
 class EmbedConfig(BaseModel):
@@ -124,6 +138,10 @@ def engine_fingerprint(
     """
     if config.engine == "fake":
         return dict(FakeEngine().fingerprint)
+    if isinstance(config, CaptionConfig) and config.engine == "endpoint" and config.endpoint is not None:
+        # What is behind the name is the server's affair; `revision` is where a user can state it.
+        parts = {"engine": "endpoint", "model": config.model, "revision": str(config.revision)}
+        return parts | {"max_new_tokens": str(config.max_new_tokens), "picture": config.endpoint.picture_part}
     model = model or find_model(config.model, config.revision)
     parts = {"engine": config.engine, "model": model.identity, "dtype": config.dtype}
     if isinstance(config, EmbedConfig):
@@ -213,6 +231,12 @@ def _vllm_captioner(config: CaptionConfig) -> Captioner:
     return VllmCaptioner(config)
 
 
+def _endpoint_captioner(config: CaptionConfig) -> Captioner:
+    from extract.endpoint import EndpointCaptioner
+
+    return EndpointCaptioner(config)
+
+
 def _sentence_embedder(config: EmbedConfig) -> Embedder:
     try:
         from extract.sentence_embedder import SentenceEmbedder
@@ -222,6 +246,16 @@ def _sentence_embedder(config: EmbedConfig) -> Embedder:
 
 
 def _not_installed(error: ImportError, package: str = "catalograph") -> MissingPrerequisite:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if not isinstance(cause, ImportError):
+        return MissingPrerequisite(
+            "M301",
+            "an installed package does not fit the others",
+            why=describe(cause),
+            next_step="install the release that fits your torch, or remove it (torchvision is not needed)",
+        )
     return MissingPrerequisite(
         "M301",
         f"the package {error.name} cannot be imported",
@@ -232,8 +266,9 @@ def _not_installed(error: ImportError, package: str = "catalograph") -> MissingP
 
 ENGINES: dict[str, tuple[Callable[[CaptionConfig], Captioner], Callable[[EmbedConfig], Embedder]]] = {
     "transformers": (_transformers_captioner, _sentence_embedder),
-    # vLLM only captions: EmbedConfig does not offer it, and texts go to sentence-transformers.
+    # These only caption: EmbedConfig does not offer them, and texts go to sentence-transformers.
     "vllm": (_vllm_captioner, _sentence_embedder),
+    "endpoint": (_endpoint_captioner, _sentence_embedder),
     "fake": (_fake_captioner, _fake_embedder),
 }
 

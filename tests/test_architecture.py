@@ -22,6 +22,8 @@ LIGHT = (
     "extract.prompts",
     "extract.store",
     "extract.engines",
+    "extract.answers",
+    "extract.endpoint",
     "recsys",
     "recsys.interactions",
     "recsys.split",

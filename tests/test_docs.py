@@ -15,6 +15,7 @@ from typer.main import get_command
 from catalograph import config as sections
 from catalograph.cli import app
 from catalograph.config_file import load_config
+from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
 from extract.pictures import PictureLimits
@@ -35,6 +36,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`data.interaction_columns`": InteractionColumns,
     "`data.split`": SplitConfig,
     "`caption`": CaptionConfig,
+    "`caption.endpoint`": EndpointConfig,
     "`caption.limits`": PictureLimits,
     "`features.NAME`": sections.FeatureConfig,
     "`features.NAME.embed`": EmbedConfig,
