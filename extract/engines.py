@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from extract.errors import MissingPrerequisite
 from extract.models import ModelFiles, find_model
@@ -99,6 +99,8 @@ class EmbedConfig(BaseModel):
     """Commit of the hub repository; a branch name may move under you."""
     prompt: str = ""
     """Text put before every input, for embedders that were trained with one."""
+    prompt_name: str | None = None
+    """Name of one of the model's own prompts, such as "document", instead of the words."""
     normalize: bool = False
     """Scale vectors to length 1 (many models already do)."""
     truncate_dim: int | None = Field(default=None, ge=1)
@@ -114,6 +116,12 @@ class EmbedConfig(BaseModel):
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
 
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedConfig:
+        if self.prompt and self.prompt_name:
+            raise ValueError("give `prompt` or `prompt_name`, not both")
+        return self
+
 
 def engine_fingerprint(
     config: CaptionConfig | EmbedConfig, model: ModelFiles | None = None
@@ -128,7 +136,9 @@ def engine_fingerprint(
     parts = {"engine": config.engine, "model": model.identity, "dtype": config.dtype}
     if isinstance(config, EmbedConfig):
         settings = (config.prompt, config.normalize, config.truncate_dim, config.max_tokens)
-        return parts | dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+        parts |= dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+        # Only where it is set, so that stores made before there was such a key stay valid.
+        return parts | ({"prompt_name": config.prompt_name} if config.prompt_name else {})
     backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
     return parts | {"image_backend": backend}
