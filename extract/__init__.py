@@ -28,6 +28,14 @@ from extract.errors import (
 )
 from extract.features import FeatureTable, Provenance
 from extract.items import Catalog, CatalogColumns, Item, read_catalog
+from extract.picture_engines import (
+    FakePictureEngine,
+    PictureEmbedConfig,
+    PictureEmbedder,
+    build_picture_embedder,
+    picture_engine_fingerprint,
+)
+from extract.picture_stage import embed_pictures, picture_embed_parts, picture_embed_store
 from extract.pictures import BadPicture, PictureLimits, PictureSource, decode_picture
 from extract.prompts import CAPTION_PROMPTS, Prompt, caption_prompt, render_text
 from extract.stage import StageResult
@@ -55,10 +63,13 @@ __all__ = [
     "EmbedConfig",
     "Embedder",
     "FakeEngine",
+    "FakePictureEngine",
     "FeatureTable",
     "InvalidData",
     "Item",
     "MissingPrerequisite",
+    "PictureEmbedConfig",
+    "PictureEmbedder",
     "PictureLimits",
     "PictureSource",
     "Prompt",
@@ -73,6 +84,7 @@ __all__ = [
     "bucket_of",
     "build_captioner",
     "build_embedder",
+    "build_picture_embedder",
     "caption_items",
     "caption_parts",
     "caption_prompt",
@@ -83,12 +95,16 @@ __all__ = [
     "decode_picture",
     "embed_items",
     "embed_parts",
+    "embed_pictures",
     "embed_store",
     "embed_texts",
     "embedded_table",
     "engine_fingerprint",
     "fingerprint",
     "hash_file",
+    "picture_embed_parts",
+    "picture_embed_store",
+    "picture_engine_fingerprint",
     "quarantine_of",
     "read_catalog",
     "render_text",

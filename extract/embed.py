@@ -153,8 +153,10 @@ def _vectors(
     return outcomes
 
 
-def embedded_table(store: ShardStore) -> FeatureTable:
+def embedded_table(store: ShardStore, *, pooling: str = "") -> FeatureTable:
     """All vectors of a store as one table, sorted by item id; absent and quarantined items are absent rows.
+
+    ``pooling`` is written into the provenance where the store's own settings do not say it.
 
     Raises:
         InvalidData: a stored shard is damaged, or the store is empty.
@@ -166,10 +168,14 @@ def embedded_table(store: ShardStore) -> FeatureTable:
     ids = [item_id for table in tables for item_id in table.ids]
     order = sorted(range(len(ids)), key=ids.__getitem__)
     engine = store.parts.get("engine", {})
+    model = str(engine.get("model", engine.get("engine", "")))
     provenance = Provenance(
-        model=str(engine.get("model", engine.get("engine", ""))),
-        prompt=str(engine.get("prompt", "")),
+        model=model,
+        # A hub model's identity is REPOSITORY@COMMIT; a folder's is the hash of its content.
+        revision=model.partition("@")[2],
+        prompt=str(engine.get("prompt", "")) or str(engine.get("prompt_name", "")),
         dtype=str(engine.get("dtype", "")),
+        pooling=str(engine.get("pooling", pooling)),
         inputs_sha256=content_hash([row.input_sha256 for row in rows]),
         fingerprint=store.fingerprint,
         settings=store.parts,

@@ -62,7 +62,8 @@ def find_model(reference: str, revision: str | None = None) -> ModelFiles:
 
 
 def _local(folder: Path) -> ModelFiles:
-    if not (folder / "config.json").is_file():
+    # Models of sentence-transformers without a transformer (static embeddings) have the second only.
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise MissingPrerequisite("M302", "the model folder has no config.json", where=str(folder))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     seen = [

