@@ -18,7 +18,9 @@ from pydantic_core import PydanticCustomError
 from catalograph.cross_checks import cross_problems
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
+from extract.picture_engines import PictureEmbedConfig
 from extract.store import fingerprint
+from extract.vectors import VectorsConfig
 from recsys.interactions import InteractionColumns
 from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
@@ -78,12 +80,27 @@ class DataConfig(_Section):
 
 
 class FeatureConfig(_Section):
-    """One named modality: a text per item, embedded."""
+    """One named modality: vectors of texts, of pictures, or made elsewhere."""
 
     template: str = "{title}. {text}"
     """Text of an item; slots {title}, {text}, {caption}, {attributes.NAME}."""
-    embed: EmbedConfig
-    """The embedder."""
+    embed: EmbedConfig | None = None
+    """The embedder of texts."""
+    pictures: PictureEmbedConfig | None = None
+    """Instead: the embedder of pictures."""
+    vectors: VectorsConfig | None = None
+    """Instead: a file of ready vectors, of any modality."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> FeatureConfig:
+        if sum(source is not None for source in (self.embed, self.pictures, self.vectors)) != 1:
+            raise PydanticCustomError("one_source", "give one of embed, pictures and vectors")
+        return self
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the template decides the vectors."""
+        return self.embed is not None or (self.pictures is not None and self.pictures.with_text)
 
 
 class RetrieverConfig(_Section):

@@ -1,4 +1,4 @@
-"""The extraction stages: pictures to captions, texts to vectors, each through a resumable store."""
+"""The caption stage, and what both extraction stages share; vectors are made in `catalograph.embedding`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 
 from catalograph.road import Counts, Road
 from extract.caption import caption_items, caption_store, captions_of
-from extract.embed import embed_items, embed_store, embedded_table
-from extract.engines import CaptionConfig, EmbedConfig, build_captioner, build_embedder, engine_fingerprint
+from extract.engines import CaptionConfig, EmbedConfig, build_captioner, engine_fingerprint
 from extract.features import FeatureTable
-from extract.prompts import caption_prompt, render_text
+from extract.picture_engines import PictureEmbedConfig
+from extract.prompts import caption_prompt
 from extract.stage import StageResult
 from extract.store import BadRow, quarantine_of, write_atomic
 
 PACKAGED = "demo:"
-Settings = TypeVar("Settings", CaptionConfig, EmbedConfig)
+Settings = TypeVar("Settings", CaptionConfig, EmbedConfig, PictureEmbedConfig)
 
 
 def model_folder(reference: str) -> str:
@@ -69,60 +69,8 @@ def caption(road: Road) -> Counts:
         road.path("caption", "captions.parquet"),
         {"item_id": list(written), "caption": list(written.values())},
     )
-    _write_quarantine(road.path("caption", "quarantine.parquet"), quarantine_of(store))
+    write_quarantine(road.path("caption", "quarantine.parquet"), quarantine_of(store))
     return _counts(result, ("captions.parquet", "quarantine.parquet"))
-
-
-def embed_parts(road: Road) -> dict[str, Any]:
-    """What the features are made from."""
-    return {
-        "catalog": road.catalog_parts(),
-        "caption": road.hash_of("caption"),
-        "features": {
-            name: {
-                "template": feature.template,
-                "engine": engine_fingerprint(_resolved(road, feature.embed)),
-                "token_budget": feature.embed.token_budget,
-                "buckets": feature.embed.buckets,
-            }
-            for name, feature in road.config.features.items()
-        },
-    }
-
-
-def embed(road: Road) -> Counts:
-    """Writes one `NAME.safetensors` per feature and `quarantine.parquet`."""
-    road.use_threads()
-    written = captions(road)
-    results, bad, outputs = [], [], []
-    for name, feature in road.config.features.items():
-        settings = _resolved(road, feature.embed)
-        embedder = build_embedder(settings)
-        store = embed_store(
-            road.path("embed", f"store/{name}/none").parent, embedder, buckets=settings.buckets,
-            token_budget=settings.token_budget,
-        )  # fmt: skip
-        texts = [render_text(feature.template, item, written.get(item.item_id)) for item in road.catalog]
-        with road.progress.task(f"embed {name}", len(texts)) as task:
-            results.append(
-                embed_items(
-                    road.catalog.ids,
-                    texts,
-                    embedder,
-                    store,
-                    token_budget=settings.token_budget,
-                    max_bad=road.config.max_bad,
-                    progress=task.reach,
-                )
-            )
-        embedded_table(store).save(road.path("embed", f"{name}.safetensors"))
-        bad += quarantine_of(store)
-        outputs.append(f"{name}.safetensors")
-    _write_quarantine(road.path("embed", "quarantine.parquet"), bad)
-    return Counts(
-        sum(r.n_in for r in results), sum(r.n_ok for r in results), sum(r.n_quarantined for r in results),
-        sum(r.n_absent for r in results), (*outputs, "quarantine.parquet"),
-    )  # fmt: skip
 
 
 def captions(road: Road) -> dict[str, str]:
@@ -152,10 +100,10 @@ def quarantined(road: Road) -> list[dict[str, str]]:
 def _caption_settings(road: Road) -> CaptionConfig:
     if road.config.caption is None:
         raise ValueError("this run has no captioner")
-    return _resolved(road, road.config.caption)
+    return resolved(road, road.config.caption)
 
 
-def _resolved(road: Road, settings: Settings) -> Settings:
+def resolved(road: Road, settings: Settings) -> Settings:
     """The settings with the run's device and a folder for a packaged model."""
     update = {"model": model_folder(settings.model)}
     if settings.device == "auto":
@@ -167,7 +115,8 @@ def _counts(result: StageResult, outputs: tuple[str, ...]) -> Counts:
     return Counts(result.n_in, result.n_ok, result.n_quarantined, result.n_absent, outputs)
 
 
-def _write_quarantine(path: Path, rows: list[BadRow]) -> None:
+def write_quarantine(path: Path, rows: list[BadRow]) -> None:
+    """Writes rows item_id, stage, reason, detail as Parquet, sorted."""
     names = ("item_id", "stage", "reason", "detail")
     ordered = sorted(rows, key=lambda row: (row.stage, row.item_id))
     _write_table(path, {name: [str(getattr(row, name)) for row in ordered] for name in names})

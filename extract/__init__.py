@@ -49,6 +49,7 @@ from extract.store import (
     quarantine_of,
     write_atomic,
 )
+from extract.vectors import ImportedVectors, VectorsConfig, import_vectors
 
 __all__ = [
     "CAPTION_PROMPTS",
@@ -65,6 +66,7 @@ __all__ = [
     "FakeEngine",
     "FakePictureEngine",
     "FeatureTable",
+    "ImportedVectors",
     "InvalidData",
     "Item",
     "MissingPrerequisite",
@@ -81,6 +83,7 @@ __all__ = [
     "TooManyBadInputs",
     "TrainingDiverged",
     "UnsafeInput",
+    "VectorsConfig",
     "bucket_of",
     "build_captioner",
     "build_embedder",
@@ -102,6 +105,7 @@ __all__ = [
     "engine_fingerprint",
     "fingerprint",
     "hash_file",
+    "import_vectors",
     "picture_embed_parts",
     "picture_embed_store",
     "picture_engine_fingerprint",
