@@ -50,7 +50,7 @@ class VectorsConfig(BaseModel):
     row_column: str | None = None
     """Column with the row's number from 0, as in MMRec's id mapping; null: ids are in the rows' order."""
     vector_column: str = "vector"
-    """Column of lists of numbers, in a Parquet file."""
+    """Column of lists of numbers, in a Parquet file; null: the item has none."""
     tensor: str | None = None
     """Name of the tensor in a safetensors file; null: the only one."""
     absent_rows: str | None = None
@@ -77,8 +77,8 @@ class ImportedVectors:
 def import_vectors(ids: Sequence[str], config: VectorsConfig, folder: Path = Path()) -> ImportedVectors:
     """The vectors of these items; items without a row are absent.
 
-    A row with NaN or infinity, and a Parquet row without a vector, is quarantined and its item absent;
-    a row that is known to be a filling is absent, whatever it holds.
+    A row with NaN or infinity is quarantined and its item absent. A Parquet row without a vector makes its
+    item absent, and so does a row that is known to be a filling, whatever it holds.
 
     Args:
         ids: item ids [I], unique; the table's rows are in their order.
@@ -102,14 +102,14 @@ def import_vectors(ids: Sequence[str], config: VectorsConfig, folder: Path = Pat
             position.pop(rows.ids[row], None)
     matrix, present = np.zeros((len(ids), rows.width), np.float32), np.zeros(len(ids), bool)
     bad: list[BadRow] = []
-    for start, block in rows.blocks():
+    for start, block, known in rows.blocks():
         targets = np.array([position.get(item_id, -1) for item_id in rows.ids[start : start + len(block)]])
         finite = np.isfinite(block).all(axis=1)
-        wanted = targets >= 0
+        wanted = (targets >= 0) & known
         matrix[targets[wanted & finite]] = block[wanted & finite]
         present[targets[wanted & finite]] = True
         for row in np.flatnonzero(wanted & ~finite).tolist():
-            detail = f"row {start + row} holds NaN or infinity, or nothing"
+            detail = f"row {start + row} holds NaN or infinity"
             bad.append(BadRow(ids[targets[row]], STAGE, "not-finite", detail))
     files = [hash_file(folder / name) for name in config.files()]
     provenance = Provenance(
@@ -174,14 +174,15 @@ class _Rows:
             what = f"{shape[0]:,} vectors for {len(self.ids):,} ids"
             raise InvalidData("D123", what, where=str(path), next_step="give the ids of exactly these rows")
 
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """(first row, values float32 [n, D]) over all rows; NaN where a row holds nothing."""
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.bool_]]]:
+        """(first row, values float32 [n, D], whether a row holds a vector [n]) over all rows."""
         start = 0
         for block in self._read():
+            values, known = block if isinstance(block, tuple) else (block, np.ones(len(block), bool))
             # A number beyond float32 becomes infinite and is told as such; the warning would say it twice.
             with np.errstate(over="ignore"):
-                yield start, np.asarray(block, dtype=np.float32)
-            start += len(block)
+                yield start, np.asarray(values, dtype=np.float32), known
+            start += len(values)
 
     def _open_npy(self) -> tuple[list[str] | None, tuple[int, ...], str]:
         # Pickled arrays would run code; they are refused.
@@ -223,15 +224,14 @@ class _Rows:
         return ids[self._config.id_column].to_pylist(), (file.metadata.num_rows, width), str(kind)
 
 
-def _lists(column: Any, width: int) -> NDArray[np.float32]:
-    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-    there = ~np.isnan(lengths.astype(np.float64))
-    if (lengths[there] != width).any():
+def _lists(column: Any, width: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    known = column.is_valid().to_numpy(zero_copy_only=False)
+    if (pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False) != width).any():
         raise InvalidData("D122", f"the vectors are not all {width} wide", where="the Parquet file")
-    rows = np.full((len(column), width), np.nan, np.float32)
+    rows = np.zeros((len(column), width), np.float32)
     values = column.drop_null().flatten().cast(pa.float32(), safe=False)
-    rows[there] = values.to_numpy(zero_copy_only=False).reshape(-1, width)
-    return rows
+    rows[known] = values.to_numpy(zero_copy_only=False).reshape(-1, width)
+    return rows, known
 
 
 def _number(dtype: Any) -> str:

@@ -112,12 +112,13 @@ def test_a_row_that_is_not_finite_is_quarantined_and_absent(value, tmp_path):
     assert found.table.matrix[3].tolist() == [0, 0, 0]
 
 
-def test_a_parquet_row_without_a_vector_is_quarantined(tmp_path, monkeypatch):
+def test_a_parquet_row_without_a_vector_is_absent_and_one_with_a_hole_is_quarantined(tmp_path, monkeypatch):
     monkeypatch.setattr(vectors, "BLOCK", 1)
     lists = pa.array([None, [1.0, 2.0], [3.0, None]], pa.list_(pa.float64()))
     pq.write_table(pa.table({"item_id": ["a", "b", "c"], "vector": lists}), tmp_path / "v.parquet")
     found = import_vectors(("a", "b", "c"), VectorsConfig(path="v.parquet"), tmp_path)
-    assert [bad.item_id for bad in found.bad] == ["a", "c"]
+    assert [bad.item_id for bad in found.bad] == ["c"]
+    assert found.table.present.tolist() == [False, True, False]
     assert found.table.matrix.tolist() == [[0, 0], [1, 2], [0, 0]]
 
 
