@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from catalograph.feature_verbs import export, probe
+from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
 from catalograph.terminal import configure_logging, quieten_libraries
 
 if TYPE_CHECKING:
@@ -54,33 +56,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="Run configuration (YAML). Without it, the one stored in --run-dir.",
-        show_default=False,
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="Set one key, such as candidates.k=100. Repeatable."
-    ),
-]
-RunDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--run-dir",
-        help="Run folder. Default: run_dir of the configuration, or runs/NAME-HASH.",
-        show_default=False,
-    ),
-]
-Folder = Annotated[Path, typer.Option("--run-dir", help="Run folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,7 +156,7 @@ def _stage_verb(verb: str) -> Callable[..., None]:
         as_json: Json = False,
         verbose: Verbose = False,
     ) -> None:
-        resolved = _load(config, sets, run_dir)
+        resolved = load_run(config, sets, run_dir)
         folder = run_dir or resolved.run_dir
         if folder is None:
             name = config.stem if config else "run"
@@ -195,6 +170,8 @@ def _stage_verb(verb: str) -> Callable[..., None]:
 
 for _verb, (_, _help) in STAGE_VERBS.items():
     app.command(_verb, help=_help)(_stage_verb(_verb))
+app.command()(export)
+app.command()(probe)
 
 
 @app.command()
@@ -233,7 +210,7 @@ def validate(
         return
     from catalograph.validate import check_inputs
 
-    resolved = _load(config, sets, None)
+    resolved = load_run(config, sets, None)
     check_inputs(resolved)
     summary = {"ok": True, "config": str(config), "fingerprint": resolved.fingerprint()}
     typer.echo(json.dumps(summary) if as_json else f"{config}: valid")
@@ -260,16 +237,6 @@ def hash_(run_dir: Folder, as_json: Json = False) -> None:
 
     digest = content_hash(run_dir)
     typer.echo(json.dumps({"hash": digest}) if as_json else digest)
-
-
-def _load(config: Path | None, sets: Sequence[str] | None, run_dir: Path | None) -> RunConfig:
-    from catalograph.config_file import load_config
-
-    if config is None and run_dir is not None and (run_dir / "run.json").is_file():
-        config = run_dir / "config.yaml"
-    if config is None and not sets:
-        raise typer.BadParameter("give -c/--config, or --run-dir of an existing run")
-    return load_config(config, sets or ())
 
 
 def _run_stages(config: RunConfig, folder: Path, stages: Sequence[str] | None, as_json: bool) -> int:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from catalograph.doctor import Check
 from catalograph.report.data import MetricTable
+from extract.probe import Probe
 
 # Characters of the column of names, and of a column with an interval, with their padding.
 _NAME, _CELL = 20, 15
@@ -62,6 +63,31 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
         console.print("\nIntervals are 95 %; the other metrics are in the report.", style="dim")
     # Not through rich, which would break a long path into two lines.
     console.file.write(f"{result.get('report') or result['run_dir']}\n")
+
+
+def print_probes(attribute: str, probes: Mapping[str, Probe]) -> None:
+    """How well each feature predicts an attribute, one table per feature."""
+    console = Console()
+    for name, found in probes.items():
+        title = (
+            f"\n{_plain(name)} predicts {_plain(attribute)}: {found.n_items:,} items of {len(found.classes)} "
+            f"classes, learned from {found.train_items:,} in each of {found.folds} folds"
+        )
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=False)
+        for heading in ("predictor", "accuracy", "above the commonest class", "balanced accuracy"):
+            table.add_column(heading, justify="left" if heading == "predictor" else "right")
+        for predictor, score in found.scores.items():
+            table.add_row(
+                predictor.replace("_", " "),
+                f"{score.accuracy:.4f} [dim]{_short(score.low)} {_short(score.high)}[/]",
+                f"{score.gain:+.4f} [dim]{score.gain_low:+.4f} {score.gain_high:+.4f}[/]",
+                f"{score.balanced_accuracy:.4f}",
+            )
+        console.print(table)
+        left_out = {"without a vector": found.n_absent, "without a value": found.n_unlabelled,
+                    "of rare classes": found.n_rare}  # fmt: skip
+        named = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+        console.print(f"Intervals are 95 %. Left out: {named or 'none'}.", style="dim", highlight=False)
 
 
 def _stage(name: str, row: Mapping[str, Any]) -> str:

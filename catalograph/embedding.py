@@ -9,7 +9,9 @@ from typing import Any
 
 from catalograph.config import FeatureConfig
 from catalograph.extraction import captions, resolved, write_quarantine
+from catalograph.feature_files import card_facts
 from catalograph.road import Counts, Road
+from extract.cards import feature_card
 from extract.embed import embed_items, embed_store, embedded_table
 from extract.engines import EmbedConfig, build_embedder, engine_fingerprint
 from extract.errors import TooManyBadInputs
@@ -18,7 +20,7 @@ from extract.picture_engines import PictureEmbedConfig, build_picture_embedder, 
 from extract.picture_stage import embed_pictures, picture_embed_store
 from extract.prompts import render_text
 from extract.stage import StageResult
-from extract.store import BadRow, ShardStore, quarantine_of
+from extract.store import BadRow, ShardStore, quarantine_of, write_atomic
 from extract.vectors import VectorsConfig, import_vectors
 
 
@@ -72,16 +74,19 @@ def _parts(road: Road, feature: FeatureConfig) -> dict[str, Any]:
 
 
 def embed(road: Road) -> Counts:
-    """Writes one `NAME.safetensors` per feature and `quarantine.parquet`."""
+    """Writes `NAME.safetensors` and its card `NAME.md` for each feature, and `quarantine.parquet`."""
     road.use_threads()
     made = {name: _make(road, name, feature) for name, feature in road.config.features.items()}
     for name, feature in made.items():
         feature.table.save(road.path("embed", f"{name}.safetensors"))
+        facts = {**card_facts(road.config.features[name]), "quarantined": len(feature.bad)}
+        card = feature_card(name, feature.table, facts)
+        write_atomic(road.path("embed", f"{name}.md"), card.encode())
     bad = [row for feature in made.values() for row in feature.bad]
     write_quarantine(road.path("embed", "quarantine.parquet"), bad)
     n_in = sum(feature.n_in for feature in made.values())
     n_absent = sum(feature.n_absent for feature in made.values())
-    outputs = (*(f"{name}.safetensors" for name in made), "quarantine.parquet")
+    outputs = (*(f"{name}.{kind}" for name in made for kind in ("safetensors", "md")), "quarantine.parquet")
     return Counts(n_in, n_in - len(bad), len(bad), n_absent, outputs)
 
 
