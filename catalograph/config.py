@@ -102,6 +102,11 @@ class FeatureConfig(_Section):
         """Whether the template decides the vectors."""
         return self.embed is not None or (self.pictures is not None and self.pictures.with_text)
 
+    def card_facts(self) -> dict[str, Any]:
+        """What a data card says beyond what the vectors' file knows."""
+        source = "texts" if self.embed else "pictures" if self.pictures else "ready vectors"
+        return {"made_from": source, **({"template": self.template} if self.reads_text else {})}
+
 
 class RetrieverConfig(_Section):
     """One retriever."""

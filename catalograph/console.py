@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,7 +11,9 @@ from rich.table import Table
 
 from catalograph.doctor import Check
 from catalograph.report.data import MetricTable
-from extract.probe import Probe
+
+if TYPE_CHECKING:
+    from extract.probe import Probe
 
 # Characters of the column of names, and of a column with an interval, with their padding.
 _NAME, _CELL = 20, 15

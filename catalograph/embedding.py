@@ -9,7 +9,6 @@ from typing import Any
 
 from catalograph.config import FeatureConfig
 from catalograph.extraction import captions, resolved, write_quarantine
-from catalograph.feature_files import card_facts
 from catalograph.road import Counts, Road
 from extract.cards import feature_card
 from extract.embed import embed_items, embed_store, embedded_table
@@ -79,7 +78,7 @@ def embed(road: Road) -> Counts:
     made = {name: _make(road, name, feature) for name, feature in road.config.features.items()}
     for name, feature in made.items():
         feature.table.save(road.path("embed", f"{name}.safetensors"))
-        facts = {**card_facts(road.config.features[name]), "quarantined": len(feature.bad)}
+        facts = {**road.config.features[name].card_facts(), "quarantined": len(feature.bad)}
         card = feature_card(name, feature.table, facts)
         write_atomic(road.path("embed", f"{name}.md"), card.encode())
     bad = [row for feature in made.values() for row in feature.bad]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from catalograph.config import FeatureConfig, RunConfig
+from catalograph.config import RunConfig
 from catalograph.config_file import load_config
 from catalograph.integrity import path_hashes, read_stage
 from catalograph.problems import unknown_name
@@ -20,12 +20,6 @@ from extract.tables import read_columns
 from extract.vector_ids import read_ids
 
 FOLDER = "30-embed"
-
-
-def card_facts(feature: FeatureConfig) -> dict[str, Any]:
-    """What the configuration knows about a feature and its table does not."""
-    source = "texts" if feature.embed else "pictures" if feature.pictures else "ready vectors"
-    return {"made_from": source, **({"template": feature.template} if feature.reads_text else {})}
 
 
 def run_features(run_dir: Path, names: Sequence[str] | None = None) -> dict[str, FeatureTable]:
@@ -96,7 +90,7 @@ def export_run(
         format,
         missing=filling,
         ids=None if ids is None else read_ids(ids, id_column, row_column),
-        more={name: card_facts(features[name]) for name in tables},
+        more={name: features[name].card_facts() for name in tables},
     )
 
 

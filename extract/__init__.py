@@ -4,6 +4,7 @@ This module imports neither torch nor transformers; engines that need them live 
 """
 
 from extract.caption import caption_items, caption_parts, caption_rows, caption_store, captions_of
+from extract.cards import feature_card, read_card
 from extract.embed import embed_items, embed_parts, embed_store, embed_texts, embedded_table
 from extract.engines import (
     CaptionConfig,
@@ -26,6 +27,7 @@ from extract.errors import (
     TrainingDiverged,
     UnsafeInput,
 )
+from extract.export import export_features
 from extract.features import FeatureTable, Provenance
 from extract.items import Catalog, CatalogColumns, Item, read_catalog
 from extract.picture_engines import (
@@ -103,6 +105,8 @@ __all__ = [
     "embed_texts",
     "embedded_table",
     "engine_fingerprint",
+    "export_features",
+    "feature_card",
     "fingerprint",
     "hash_file",
     "import_vectors",
@@ -110,6 +114,7 @@ __all__ = [
     "picture_embed_store",
     "picture_engine_fingerprint",
     "quarantine_of",
+    "read_card",
     "read_catalog",
     "render_text",
     "write_atomic",
