@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from catalograph.extract_verbs import estimate, extract
+from catalograph.feature_verbs import export, probe
 from catalograph.options import Config, Json, RunDir, Set, Verbose, load_run
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
@@ -165,6 +166,8 @@ def _stage_verb(verb: str) -> Callable[..., None]:
 for _verb, (_, _help) in STAGE_VERBS.items():
     app.command(_verb, help=_help)(extract if _verb == "extract" else _stage_verb(_verb))
 app.command()(estimate)
+app.command()(export)
+app.command()(probe)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from catalograph.doctor import Check
 from catalograph.report.data import MetricTable
+
+if TYPE_CHECKING:
+    from extract.probe import Probe
 
 # Characters of the column of names, and of a column with an interval, with their padding.
 _NAME, _CELL = 20, 15
@@ -86,6 +89,31 @@ def print_estimate(result: Mapping[str, Any]) -> None:
     cost = "" if result["cost"] is None else f", cost {result['cost']:,.2f}"
     disk = f"{result['disk_bytes'] / 2**30:.2f} GB disk"
     console.print(f"{result['hours']:,.3f} hours, {memory}, {disk}{cost}", highlight=False)
+
+
+def print_probes(attribute: str, probes: Mapping[str, Probe]) -> None:
+    """How well each feature predicts an attribute, one table per feature."""
+    console = Console()
+    for name, found in probes.items():
+        title = (
+            f"\n{_plain(name)} predicts {_plain(attribute)}: {found.n_items:,} items of {len(found.classes)} "
+            f"classes, learned from {found.train_items:,} in each of {found.folds} folds"
+        )
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=False)
+        for heading in ("predictor", "accuracy", "above the commonest class", "balanced accuracy"):
+            table.add_column(heading, justify="left" if heading == "predictor" else "right")
+        for predictor, score in found.scores.items():
+            table.add_row(
+                predictor.replace("_", " "),
+                f"{score.accuracy:.4f} [dim]{_short(score.low)} {_short(score.high)}[/]",
+                f"{score.gain:+.4f} [dim]{score.gain_low:+.4f} {score.gain_high:+.4f}[/]",
+                f"{score.balanced_accuracy:.4f}",
+            )
+        console.print(table)
+        left_out = {"without a vector": found.n_absent, "without a value": found.n_unlabelled,
+                    "of rare classes": found.n_rare}  # fmt: skip
+        named = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+        console.print(f"Intervals are 95 %. Left out: {named or 'none'}.", style="dim", highlight=False)
 
 
 def _stage(name: str, row: Mapping[str, Any]) -> str:

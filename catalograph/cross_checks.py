@@ -55,6 +55,7 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
         *_model_problems(retrievers),
         *_prompt_problems(raw),
         *_template_problems(features, raw),
+        *_picture_problems(features, raw),
     ]
 
 
@@ -95,8 +96,11 @@ def _template_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> I
     columns = _table(_table(raw.get("data")).get("catalog_columns"))
     attributes = _names(columns.get("attributes"))
     slots = ["title", "text", "caption", *(f"attributes.{name}" for name in attributes)]
+    # Where no text is embedded the template decides nothing.
     templates: dict[tuple[str, ...], Any] = {
-        ("features", str(n), "template"): _table(f).get("template") for n, f in features.items()
+        ("features", str(n), "template"): _table(f).get("template")
+        for n, f in features.items()
+        if _table(f).get("embed") is not None or _table(_table(f).get("pictures")).get("with_text")
     }
     templates["rerank", "item"] = _table(raw.get("rerank")).get("item")
     templates["caption", "item_text"] = _table(raw.get("caption")).get("item_text")
@@ -109,6 +113,17 @@ def _template_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> I
                 yield path, unknown_name("slot", slot, known)
             elif slot == "caption" and raw.get("caption") is None:
                 yield path, "uses {caption}, but captions are off (caption: null)"
+
+
+def _picture_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Problem]:
+    data = _table(raw.get("data"))
+    columns = _table(data.get("catalog_columns"))
+    if data.get("pictures") and (columns.get("picture") or columns.get("picture_pattern")):
+        return
+    what = "needs data.pictures, and data.catalog_columns.picture or picture_pattern"
+    for name, feature in features.items():
+        if _table(feature).get("pictures") is not None:
+            yield ("features", str(name), "pictures"), what
 
 
 def _table(value: Any) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalograph.config import RunConfig
-from catalograph.filling import captioner_of, embedder_of, fill_captions, fill_feature, resolved
+from catalograph.filling import captioner_of, engine_of, fill_captions, fill_feature
 from catalograph.progress import Progress
 from catalograph.workplace import Extraction, Workplace
 from extract.caption_shards import caption_table, save_captions
@@ -81,14 +81,16 @@ def estimate(config: RunConfig, seconds: float, price: float | None, progress: P
             sample = _measure(work, "caption", fill_captions, config.caption.buckets, seconds, folder)
             stages["caption"], captions = sample.estimate, caption_table(sample.store)
         for name, feature in config.features.items():
+            if feature.vectors is not None:
+                continue
             captioned = None
-            if captions is not None and "{caption}" in feature.template:
+            if captions is not None and feature.reads_captions:
                 captioned = captions["item_id"]
 
             def fill(place: Workplace, name: str = name) -> tuple[ShardStore, StageResult]:
                 return fill_feature(place, name, captions)
 
-            buckets = feature.embed.buckets
+            buckets = engine_of(work, feature)[1]
             found = _measure(work, f"embed {name}", fill, buckets, seconds, folder, captioned)
             stages[f"embed {name}"] = found.estimate
     total = reading + sum(stage.seconds for stage in stages.values())
@@ -170,7 +172,7 @@ def _load_seconds(work: Workplace, name: str) -> float:
     if name == "caption":
         engine: Any = captioner_of(work)
     else:
-        engine = embedder_of(work, resolved(work, work.config.features[name.removeprefix("embed ")].embed))
+        engine, _ = engine_of(work, work.config.features[name.removeprefix("embed ")])
     return float(engine.load_seconds)
 
 

@@ -1,4 +1,4 @@
-"""The extraction stages: pictures to captions, texts to vectors, each through a resumable store."""
+"""The caption stage, and what both extraction stages share; vectors are made in `catalograph.embedding`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalograph.filling import caption_settings, fill_captions, fill_feature, prompt_of, resolved
+from catalograph.filling import caption_settings, fill_captions, prompt_of
 from catalograph.road import Counts, Road
 from extract.answers import as_text
 from extract.caption_shards import save_captions
-from extract.embed import save_embedded
 from extract.engines import engine_fingerprint
 from extract.features import FeatureTable
 from extract.stage import StageResult
@@ -40,42 +39,8 @@ def caption(road: Road) -> Counts:
     """Writes `captions.parquet` and `quarantine.parquet`; the shards below `store/` survive a kill."""
     store, result = fill_captions(road)
     save_captions(store, road.path("caption", "captions.parquet"))
-    _write_quarantine(road.path("caption", "quarantine.parquet"), quarantine_of(store))
+    write_quarantine(road.path("caption", "quarantine.parquet"), quarantine_of(store))
     return _counts(result, ("captions.parquet", "quarantine.parquet"))
-
-
-def embed_parts(road: Road) -> dict[str, Any]:
-    """What the features are made from."""
-    return {
-        "catalog": road.catalog_parts(),
-        "caption": road.hash_of("caption"),
-        "features": {
-            name: {
-                "template": feature.template,
-                "engine": engine_fingerprint(resolved(road, feature.embed)),
-                "token_budget": feature.embed.token_budget,
-                "buckets": feature.embed.buckets,
-            }
-            for name, feature in road.config.features.items()
-        },
-    }
-
-
-def embed(road: Road) -> Counts:
-    """Writes one `NAME.safetensors` per feature and `quarantine.parquet`."""
-    written = None if road.config.caption is None else pq.read_table(road.path("caption", "captions.parquet"))
-    results, bad, outputs = [], [], []
-    for name in road.config.features:
-        store, result = fill_feature(road, name, written)
-        results.append(result)
-        save_embedded(store, road.path("embed", f"{name}.safetensors"))
-        bad += quarantine_of(store)
-        outputs.append(f"{name}.safetensors")
-    _write_quarantine(road.path("embed", "quarantine.parquet"), bad)
-    return Counts(
-        sum(r.n_in for r in results), sum(r.n_ok for r in results), sum(r.n_quarantined for r in results),
-        sum(r.n_absent for r in results), (*outputs, "quarantine.parquet"),
-    )  # fmt: skip
 
 
 def captions(road: Road) -> dict[str, str]:
@@ -107,7 +72,8 @@ def _counts(result: StageResult, outputs: tuple[str, ...]) -> Counts:
     return Counts(result.n_in, result.n_ok, result.n_quarantined, result.n_absent, outputs)
 
 
-def _write_quarantine(path: Path, rows: list[BadRow]) -> None:
+def write_quarantine(path: Path, rows: list[BadRow]) -> None:
+    """Writes rows item_id, stage, reason, detail as Parquet, sorted."""
     names = ("item_id", "stage", "reason", "detail")
     ordered = sorted(rows, key=lambda row: (row.stage, row.item_id))
     _write_table(path, {name: [str(getattr(row, name)) for row in ordered] for name in names})

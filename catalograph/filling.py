@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catalograph.config import FeatureConfig
 from catalograph.workplace import Workplace
 from extract.answers import as_text
 from extract.caption import caption_items, caption_parts
-from extract.embed import embed_items, embed_parts
+from extract.embed import Texts, embed_items, embed_parts
 from extract.engines import (
     CaptionConfig,
     Captioner,
@@ -22,12 +23,15 @@ from extract.engines import (
     build_embedder,
 )
 from extract.errors import InvalidData
+from extract.models import find_model, pooling_of
+from extract.picture_engines import PictureEmbedConfig, PictureEmbedder, build_picture_embedder
+from extract.picture_stage import embed_pictures, picture_embed_parts
 from extract.prompts import Prompt, caption_prompt, render_text
-from extract.stage import StageResult
+from extract.stage import Progress, StageResult
 from extract.store import ShardStore
 
 PACKAGED = "demo:"
-Settings = TypeVar("Settings", CaptionConfig, EmbedConfig)
+Settings = TypeVar("Settings", CaptionConfig, EmbedConfig, PictureEmbedConfig)
 
 
 def model_folder(reference: str) -> str:
@@ -78,6 +82,16 @@ def embedder_of(work: Workplace, settings: EmbedConfig) -> Embedder:
     return cast(Embedder, work.engine(settings, build))
 
 
+def picture_embedder_of(work: Workplace, settings: PictureEmbedConfig) -> PictureEmbedder:
+    """The embedder of pictures; its model is loaded when the first picture needs it."""
+
+    def build() -> PictureEmbedder:
+        work.use_threads()
+        return build_picture_embedder(settings)
+
+    return cast(PictureEmbedder, work.engine(settings, build))
+
+
 def _caption_store_parts(work: Workplace, captioner: Captioner) -> dict[str, Any]:
     settings = caption_settings(work)
     prompt = prompt_of(settings)
@@ -116,38 +130,92 @@ def fill_captions(work: Workplace) -> tuple[ShardStore, StageResult]:
 def fill_feature(
     work: Workplace, name: str, captions: pa.Table | None, *, complete: bool = False
 ) -> tuple[ShardStore, StageResult]:
-    """Embeds every text of one feature that has no vector yet.
+    """Embeds every text or picture of one feature that has no vector yet.
 
     Args:
         work: settings, catalogue and place.
-        name: of the feature.
+        name: of the feature, which is not made of ready vectors.
         captions: columns item_id and caption; None where captions are off.
         complete: an item without a row among the captions is an error, not an item without a picture.
     """
-    feature, how = work.config.features[name], work.extraction
-    settings = resolved(work, feature.embed)
-    embedder = embedder_of(work, settings)
+    feature = work.config.features[name]
+    texts = _texts(work, feature.template, captions if feature.reads_captions else None, complete=complete)
+    with work.progress.task(f"embed {name}", len(work.catalog)) as task:
+        if feature.pictures is not None:
+            settings = resolved(work, feature.pictures)
+            return _fill_from_pictures(
+                work, name, settings, texts if feature.reads_text else None, task.reach
+            )
+        return _fill_from_texts(work, name, resolved(work, texts_of(feature)), texts, task.reach)
+
+
+def engine_of(work: Workplace, feature: FeatureConfig) -> tuple[Embedder | PictureEmbedder, int]:
+    """What makes a feature's vectors, and over how many buckets they are spread."""
+    if feature.pictures is not None:
+        return picture_embedder_of(work, resolved(work, feature.pictures)), feature.pictures.buckets
+    settings = resolved(work, texts_of(feature))
+    return embedder_of(work, settings), settings.buckets
+
+
+def texts_of(feature: FeatureConfig) -> EmbedConfig:
+    """The embedder's settings of a feature that is made from texts."""
+    if feature.embed is None:
+        raise ValueError("this feature is not made from texts")
+    return feature.embed
+
+
+def text_pooling(settings: EmbedConfig) -> str:
+    """How the embedder makes one vector of a text, read from the model's files; the model is not loaded."""
+    if settings.engine == "fake":
+        return ""
+    return pooling_of(find_model(settings.model, settings.revision))
+
+
+def _fill_from_texts(
+    work: Workplace, name: str, settings: EmbedConfig, texts: Texts, progress: Progress
+) -> tuple[ShardStore, StageResult]:
+    embedder, how = embedder_of(work, settings), work.extraction
     parts = embed_parts(embedder, token_budget=settings.token_budget)
     store = work.shards(f"features/{name}", parts, settings.buckets)
-    with work.progress.task(f"embed {name}", len(work.catalog)) as task:
-        result = embed_items(
-            work.catalog.id_column,
-            _texts(work, feature.template, captions, complete=complete),
-            embedder,
-            store,
-            token_budget=settings.token_budget,
-            max_bad=work.config.max_bad,
-            retry_bad=how.retry_bad,
-            part=how.part,
-            sources=work.sources(f"features/{name}", parts, settings.buckets),
-            progress=task.reach,
-        )
+    result = embed_items(
+        work.catalog.id_column,
+        texts,
+        embedder,
+        store,
+        token_budget=settings.token_budget,
+        max_bad=work.config.max_bad,
+        retry_bad=how.retry_bad,
+        part=how.part,
+        sources=work.sources(f"features/{name}", parts, settings.buckets),
+        progress=progress,
+    )
     return store, result
 
 
-def _texts(
-    work: Workplace, template: str, captions: pa.Table | None, *, complete: bool
-) -> Callable[[Sequence[int]], list[str | None]]:
+def _fill_from_pictures(
+    work: Workplace, name: str, settings: PictureEmbedConfig, texts: Texts | None, progress: Progress
+) -> tuple[ShardStore, StageResult]:
+    embedder, how = picture_embedder_of(work, settings), work.extraction
+    parts = picture_embed_parts(embedder, batch_size=settings.batch_size, limits=settings.limits)
+    store = work.shards(f"features/{name}", parts, settings.buckets)
+    result = embed_pictures(
+        work.catalog,
+        texts,
+        embedder,
+        store,
+        batch_size=settings.batch_size,
+        limits=settings.limits,
+        max_bad=work.config.max_bad,
+        retry_bad=how.retry_bad,
+        rehash=how.rehash,
+        part=how.part,
+        sources=work.sources(f"features/{name}", parts, settings.buckets),
+        progress=progress,
+    )
+    return store, result
+
+
+def _texts(work: Workplace, template: str, captions: pa.Table | None, *, complete: bool) -> Texts:
     """Texts of the items at some rows; only those are ever Python objects."""
     catalog = work.catalog
     if captions is None:

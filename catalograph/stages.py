@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalograph import evaluation, extraction, reporting, reranking, retrieval
+from catalograph import embedding, evaluation, extraction, reporting, reranking, retrieval
 from catalograph.config import RunConfig
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
@@ -47,8 +47,8 @@ STAGES: dict[str, Stage] = {
     "embed": Stage(
         "30-embed",
         ("caption",),
-        extraction.embed_parts,
-        extraction.embed,
+        embedding.embed_parts,
+        embedding.embed,
         lambda config: bool(config.features),
     ),
     "train": Stage("40-train", ("prepare", "embed"), retrieval.train_parts, retrieval.train),

@@ -36,7 +36,8 @@ def update_store(
             rows["caption"] = _row(fill_captions(work)[1])
         if "embed" in stages:
             captions = None if config.caption is None else caption_table(captions_here(work))
-            for name in config.features:
+            # Ready vectors need no model: runs read them where they lie.
+            for name in (n for n, feature in config.features.items() if feature.vectors is None):
                 rows[f"embed {name}"] = _row(fill_feature(work, name, captions, complete=True)[1])
     return {"store": str(extraction.store), "stages": rows}
 
@@ -62,7 +63,7 @@ def stores_below(folder: Path) -> dict[str, ShardStore]:
     found = sorted(path.parent for path in folder.rglob("store.json"))
     if not found:
         raise UnsafeInput(
-            "U406", "no store is there", where=str(folder), next_step="give the --store of extract"
+            "U409", "no store is there", where=str(folder), next_step="give the --store of extract"
         )
     return {path.relative_to(folder).as_posix(): ShardStore.open(path) for path in found}
 

@@ -13,6 +13,7 @@ from catalograph.progress import Progress
 from extract.engines import CaptionConfig, EmbedConfig, engine_fingerprint
 from extract.items import Catalog, read_catalog
 from extract.on_demand import OnDemand
+from extract.picture_engines import PictureEmbedConfig, picture_engine_fingerprint
 from extract.store import ShardStore, content_hash
 
 
@@ -40,14 +41,21 @@ class Workplace:
         self.extraction = extraction or Extraction()
         self._engine: tuple[str, OnDemand] | None = None
 
-    def engine(self, settings: CaptionConfig | EmbedConfig, build: Callable[[], Any]) -> OnDemand:
+    def engine(
+        self, settings: CaptionConfig | EmbedConfig | PictureEmbedConfig, build: Callable[[], Any]
+    ) -> OnDemand:
         """The engine of these settings; the last one is kept, so that two features may share it.
 
         Only one is ever in memory: the captioner is gone when the embedder is loaded.
         """
         key = settings.model_dump_json()
         if self._engine is None or self._engine[0] != key:
-            self._engine = key, OnDemand(engine_fingerprint(settings), build)
+            parts = (
+                picture_engine_fingerprint(settings)
+                if isinstance(settings, PictureEmbedConfig)
+                else engine_fingerprint(settings)
+            )
+            self._engine = key, OnDemand(parts, build)
         return self._engine[1]
 
     @cached_property

@@ -15,7 +15,7 @@ from extract.engines import Captioner
 from extract.errors import UnsafeInput
 from extract.faults import Failure, isolate
 from extract.items import Catalog, Item
-from extract.picture_memo import PictureMemo
+from extract.picture_memo import PictureMemo, known_input, read_input
 from extract.pictures import BadPicture, PictureLimits, decode_picture
 from extract.prompts import Prompt
 from extract.stage import Progress, ShardOutput, StageResult, run_shards
@@ -111,7 +111,7 @@ def caption_items(
     def digest(positions: Sequence[int]) -> str:
         _, items = members(positions)
         texts = [(item, prompt.render(item)) for item in items]
-        keys = [_known(*pair, memo) or _read(*pair, memo, limits)[0] for pair in texts]
+        keys = [known_input(*pair, memo) or read_input(*pair, memo, limits)[0] for pair in texts]
         memo.save()
         return _shard_sha256(zip(items, keys))
 
@@ -166,11 +166,11 @@ class _ShardWork:
     def add(self, item: Item) -> None:
         """Read and decode one item's picture, unless an equal one was seen."""
         text = self.prompt.render(item)
-        known = _known(item, text, self.memo)
+        known = known_input(item, text, self.memo)
         if known in self.outcomes:
             self.items.append((item, known))
             return
-        key, data = _read(item, text, self.memo, self.limits)
+        key, data = read_input(item, text, self.memo, self.limits)
         if key not in self.outcomes and key not in self.waiting:
             if isinstance(data, bytes):
                 try:
@@ -209,29 +209,6 @@ class _ShardWork:
             n_absent=sum(row["status"] == "absent" for row in rows),
             bad=bad,
         )
-
-
-def _known(item: Item, text: str, memo: PictureMemo) -> str | None:
-    """The hash of an item's input, if its picture need not be read for it."""
-    if item.picture is None or memo.pictures is None:
-        return content_hash([text, "absent"])
-    sha256 = memo.sha256(item.picture)
-    return None if sha256 is None else content_hash([text, sha256])
-
-
-def _read(
-    item: Item, text: str, memo: PictureMemo, limits: PictureLimits
-) -> tuple[str, bytes | Failure | None]:
-    """The hash of an item's input, and its picture's bytes, why there are none, or None without a picture."""
-    if item.picture is None or memo.pictures is None:
-        return content_hash([text, "absent"]), None
-    stamp = memo.stamp(item.picture)
-    try:
-        data = memo.pictures.read(item.picture, limits)
-    except BadPicture as bad:
-        return content_hash([text, f"{bad.reason}: {bad.detail}"]), Failure(bad.reason, bad.detail)
-    memo.saw(item.picture, stamp, content_hash(data))
-    return content_hash([text, content_hash(data)]), data
 
 
 def _shard_sha256(items: Iterable[tuple[Item, str]]) -> str:

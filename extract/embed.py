@@ -72,6 +72,13 @@ Texts = Sequence[str | None] | Callable[[Sequence[int]], Sequence[str | None]]
 """One text per item, or a function that gives those at some positions, so that not all are in memory."""
 
 
+def texts_at(texts: Texts | None, positions: Sequence[int]) -> Sequence[str | None]:
+    """The texts at some positions; all None where there are none."""
+    if texts is None:
+        return [None] * len(positions)
+    return texts(positions) if callable(texts) else [texts[row] for row in positions]
+
+
 def embed_items(
     ids: Sequence[str] | pa.ChunkedArray,
     texts: Texts,
@@ -114,7 +121,7 @@ def embed_items(
     committed = store.rows()
 
     def members(positions: Sequence[int]) -> tuple[list[str], list[str | None]]:
-        found = texts(positions) if callable(texts) else [texts[row] for row in positions]
+        found = texts_at(texts, positions)
         known = [text if text is not None and text.strip() else None for text in found]
         return column.take(pa.array(positions, pa.int64())).to_pylist(), known
 
@@ -182,8 +189,10 @@ def _vectors(
     return outcomes
 
 
-def embedded_table(store: ShardStore) -> FeatureTable:
+def embedded_table(store: ShardStore, *, pooling: str = "") -> FeatureTable:
     """All vectors of a store as one table, sorted by item id; absent and quarantined items are absent rows.
+
+    ``pooling`` is written into the provenance where the store's own settings do not say it.
 
     Raises:
         InvalidData: a stored shard is damaged, or the store is empty.
@@ -198,23 +207,27 @@ def embedded_table(store: ShardStore) -> FeatureTable:
         tuple(ids[row] for row in order),
         np.concatenate([table.matrix for table in tables])[order],
         np.concatenate([table.present for table in tables])[order],
-        provenance_of(store),
+        provenance_of(store, pooling),
     )
 
 
-def provenance_of(store: ShardStore) -> Provenance:
+def provenance_of(store: ShardStore, pooling: str = "") -> Provenance:
     """How the vectors of a store were made."""
     engine = store.parts.get("engine", {})
+    model = str(engine.get("model", engine.get("engine", "")))
     return Provenance(
-        model=str(engine.get("model", engine.get("engine", ""))),
-        prompt=str(engine.get("prompt", "")),
+        model=model,
+        # A hub model's identity is REPOSITORY@COMMIT; a folder's is the hash of its content.
+        revision=model.partition("@")[2],
+        prompt=str(engine.get("prompt", "")) or str(engine.get("prompt_name", "")),
         dtype=str(engine.get("dtype", "")),
+        pooling=str(engine.get("pooling", pooling)),
         inputs_sha256=content_hash([row.input_sha256 for row in store.rows().values() if row.n_in]),
         fingerprint=store.fingerprint,
         settings=store.parts,
     )
 
 
-def save_embedded(store: ShardStore, path: Path) -> None:
+def save_embedded(store: ShardStore, path: Path, *, pooling: str = "") -> None:
     """Write the table of `embedded_table` as one feature file, with one shard in memory at a time."""
-    save_vectors(store, path, provenance_of(store))
+    save_vectors(store, path, provenance_of(store, pooling))

@@ -113,6 +113,8 @@ class EmbedConfig(BaseModel):
     """Commit of the hub repository; a branch name may move under you."""
     prompt: str = ""
     """Text put before every input, for embedders that were trained with one."""
+    prompt_name: str | None = None
+    """Name of one of the model's own prompts, such as "document", instead of the words."""
     normalize: bool = False
     """Scale vectors to length 1 (many models already do)."""
     truncate_dim: int | None = Field(default=None, ge=1)
@@ -127,6 +129,12 @@ class EmbedConfig(BaseModel):
     """Torch device; "auto" is cuda where there is one, else cpu."""
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedConfig:
+        if self.prompt and self.prompt_name:
+            raise ValueError("give `prompt` or `prompt_name`, not both")
+        return self
 
 
 def engine_fingerprint(
@@ -146,7 +154,9 @@ def engine_fingerprint(
     parts = {"engine": config.engine, "model": model.identity, "dtype": config.dtype}
     if isinstance(config, EmbedConfig):
         settings = (config.prompt, config.normalize, config.truncate_dim, config.max_tokens)
-        return parts | dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+        parts |= dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+        # Only where it is set, so that stores made before there was such a key stay valid.
+        return parts | ({"prompt_name": config.prompt_name} if config.prompt_name else {})
     backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
     return parts | {"image_backend": backend}

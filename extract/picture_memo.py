@@ -14,9 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from extract.faults import describe
-from extract.pictures import PictureSource
-from extract.store import write_atomic
+from extract.faults import Failure, describe
+from extract.items import Item
+from extract.pictures import BadPicture, PictureLimits, PictureSource
+from extract.store import content_hash, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,29 @@ class PictureMemo:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd")
         self.folder.mkdir(exist_ok=True)
         write_atomic(self.folder / f"{self._shard:05d}.parquet", sink.getvalue())
+
+
+def known_input(item: Item, text: str, memo: PictureMemo) -> str | None:
+    """The hash of a picture and a text that goes with it, if the picture need not be read for it."""
+    if item.picture is None or memo.pictures is None:
+        return content_hash([text, "absent"])
+    sha256 = memo.sha256(item.picture)
+    return None if sha256 is None else content_hash([text, sha256])
+
+
+def read_input(
+    item: Item, text: str, memo: PictureMemo, limits: PictureLimits
+) -> tuple[str, bytes | Failure | None]:
+    """The same hash, and the picture's bytes, why there are none, or None without a picture."""
+    if item.picture is None or memo.pictures is None:
+        return content_hash([text, "absent"]), None
+    stamp = memo.stamp(item.picture)
+    try:
+        data = memo.pictures.read(item.picture, limits)
+    except BadPicture as bad:
+        return content_hash([text, f"{bad.reason}: {bad.detail}"]), Failure(bad.reason, bad.detail)
+    memo.saw(item.picture, stamp, content_hash(data))
+    return content_hash([text, content_hash(data)]), data
 
 
 def _read(path: Path) -> dict[str, tuple[Stamp, str]]:
