@@ -78,10 +78,8 @@ def pooling_of(model: ModelFiles) -> str:
         settings = json.loads((model.folder / place / "config.json").read_text())
         mode = settings.get("pooling_mode")
         if mode is None:
-            switches = (
-                name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True
-            )
-            mode = [re.sub(r"^pooling_mode_|_tokens?$", "", name) for name in switches]
+            switches = (re.fullmatch(r"pooling_mode_(\w+?)(_tokens?)?", name) for name in settings)
+            mode = [match[1] for match in switches if match and settings[match[0]]]
         found += [mode] if isinstance(mode, str) else mode
     return "+".join(found)
 
