@@ -36,8 +36,8 @@ from PIL import Image, ImageOps
 from catalograph.demo.draw import ALL_TRAITS, UNSEEN_STYLE, draw
 from catalograph.extraction import model_folder
 from extract import Catalog, Item, PictureSource, build_captioner, caption_prompt
-from extract.caption import caption_items, caption_store, captions_of
-from extract.decoding import decoder_for
+from extract.caption import caption_items, caption_store
+from extract.caption_shards import captions_of
 from extract.engines import CaptionConfig
 
 VARIANTS = 8
@@ -86,11 +86,11 @@ class Ours:
         items = [Item(name_of(number), picture=name_of(number)) for number in numbers]
         catalog, prompt = Catalog.from_items(items, self.pictures), caption_prompt(PROMPT)
         settings = {"batch_size": self.config.batch_size, "limits": self.config.limits, "prompt": prompt}
-        with tempfile.TemporaryDirectory() as folder, decoder_for(self.captioner, self.config) as decoder:
+        with tempfile.TemporaryDirectory() as folder:
             store = caption_store(
                 Path(folder) / "store", self.captioner, buckets=self.config.buckets, **settings
             )
-            caption_items(catalog, self.captioner, store, decoder=decoder, **settings)
+            caption_items(catalog, self.captioner, store, decoders=None, **settings)
             written = captions_of(store)
         return [written.get(item.item_id, "") for item in items]
 

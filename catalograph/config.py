@@ -16,19 +16,26 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from catalograph.cross_checks import cross_problems
+from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
+from extract.picture_engines import PictureEmbedConfig
 from extract.store import fingerprint
+from extract.vectors import VectorsConfig
 from recsys.interactions import InteractionColumns
 from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
-NOT_RESULTS = ("run_dir", "data.root", "report", "max_bad", "threads", "caption.decoders")
+NOT_RESULTS = (
+    *("run_dir", "data.root", "report", "max_bad", "threads", "caption.decoders"),
+    *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
+)
 """Keys, with all below them, that may differ between two runs of one folder.
 
 ``data.root`` is here because inputs are recognised by their content, and ``threads`` because it moves at
-most the last bits of a sum, as another machine does. ``device`` is not: it chooses other kernels.
+most the last bits of a sum, as another machine does. ``device`` is not: it chooses other kernels. A server
+for captions may move: its settings are here, except how pictures are sent.
 """
 
 SECRET = re.compile(r"(^|_)(token|password|passwd|secret|credentials?|api_?key|access_key)$", re.IGNORECASE)
@@ -78,12 +85,37 @@ class DataConfig(_Section):
 
 
 class FeatureConfig(_Section):
-    """One named modality: a text per item, embedded."""
+    """One named modality: vectors of texts, of pictures, or made elsewhere."""
 
     template: str = "{title}. {text}"
     """Text of an item; slots {title}, {text}, {caption}, {attributes.NAME}."""
-    embed: EmbedConfig
-    """The embedder."""
+    embed: EmbedConfig | None = None
+    """The embedder of texts."""
+    pictures: PictureEmbedConfig | None = None
+    """Instead: the embedder of pictures."""
+    vectors: VectorsConfig | None = None
+    """Instead: a file of ready vectors, of any modality."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> FeatureConfig:
+        if sum(source is not None for source in (self.embed, self.pictures, self.vectors)) != 1:
+            raise PydanticCustomError("one_source", "give one of embed, pictures and vectors")
+        return self
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the template decides the vectors."""
+        return self.embed is not None or (self.pictures is not None and self.pictures.with_text)
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether captions are part of what decides the vectors."""
+        return self.reads_text and "{caption}" in self.template
+
+    def card_facts(self) -> dict[str, Any]:
+        """What a data card says beyond what the vectors' file knows."""
+        source = "texts" if self.embed else "pictures" if self.pictures else "ready vectors"
+        return {"made_from": source, **({"template": self.template} if self.reads_text else {})}
 
 
 class RetrieverConfig(_Section):

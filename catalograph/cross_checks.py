@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from catalograph.problems import Problem, explain, unknown_name
+from extract.engines import CaptionConfig
 from extract.errors import ConfigError
 from extract.prompts import caption_prompt
 from recsys.settings import NEED_FEATURES, SETTINGS
@@ -54,6 +55,7 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
         *_model_problems(retrievers),
         *_prompt_problems(raw),
         *_template_problems(features, raw),
+        *_picture_problems(features, raw),
     ]
 
 
@@ -79,32 +81,49 @@ def _model_problems(retrievers: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _prompt_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
-    layout, prompt = _table(raw.get("rerank")).get("prompt"), _table(raw.get("caption")).get("prompt")
+    layout, caption = _table(raw.get("rerank")).get("prompt"), _table(raw.get("caption"))
+    prompt, keys = caption.get("prompt", CaptionConfig().prompt), _names(caption.get("keys"))
     if isinstance(layout, str) and layout not in LAYOUTS:
         yield ("rerank", "prompt"), unknown_name("layout", layout, LAYOUTS)
     if isinstance(prompt, str):
         try:
-            caption_prompt(prompt)
+            caption_prompt(prompt, keys=keys)
         except ConfigError as error:
-            yield ("caption", "prompt"), error.what
+            yield ("caption", "keys" if error.code == "C103" else "prompt"), error.what
 
 
 def _template_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Problem]:
     columns = _table(_table(raw.get("data")).get("catalog_columns"))
     attributes = _names(columns.get("attributes"))
     slots = ["title", "text", "caption", *(f"attributes.{name}" for name in attributes)]
+    # Where no text is embedded the template decides nothing.
     templates: dict[tuple[str, ...], Any] = {
-        ("features", str(n), "template"): _table(f).get("template") for n, f in features.items()
+        ("features", str(n), "template"): _table(f).get("template")
+        for n, f in features.items()
+        if _table(f).get("embed") is not None or _table(_table(f).get("pictures")).get("with_text")
     }
     templates["rerank", "item"] = _table(raw.get("rerank")).get("item")
+    templates["caption", "item_text"] = _table(raw.get("caption")).get("item_text")
     for path, template in templates.items():
         if not isinstance(template, str):
             continue
         for slot in dict.fromkeys(_SLOT.findall(template)):
-            if slot not in slots:
-                yield path, unknown_name("slot", slot, slots)
+            known = [name for name in slots if path != ("caption", "item_text") or name != "caption"]
+            if slot not in known:
+                yield path, unknown_name("slot", slot, known)
             elif slot == "caption" and raw.get("caption") is None:
                 yield path, "uses {caption}, but captions are off (caption: null)"
+
+
+def _picture_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Problem]:
+    data = _table(raw.get("data"))
+    columns = _table(data.get("catalog_columns"))
+    if data.get("pictures") and (columns.get("picture") or columns.get("picture_pattern")):
+        return
+    what = "needs data.pictures, and data.catalog_columns.picture or picture_pattern"
+    for name, feature in features.items():
+        if _table(feature).get("pictures") is not None:
+            yield ("features", str(name), "pictures"), what
 
 
 def _table(value: Any) -> Mapping[str, Any]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalograph.extraction import captions, model_folder
+from catalograph.extraction import captions
+from catalograph.filling import model_folder
 from catalograph.retrieval import folds_of, source_names
 from catalograph.road import Counts, Road
 from extract.models import find_model

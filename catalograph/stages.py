@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalograph import evaluation, extraction, reporting, reranking, retrieval
+from catalograph import embedding, evaluation, extraction, reporting, reranking, retrieval
 from catalograph.config import RunConfig
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
 from catalograph.road import Counts, Road
 from catalograph.runs import open_run
+from catalograph.updating import hold
+from catalograph.workplace import Extraction
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +47,8 @@ STAGES: dict[str, Stage] = {
     "embed": Stage(
         "30-embed",
         ("caption",),
-        extraction.embed_parts,
-        extraction.embed,
+        embedding.embed_parts,
+        embedding.embed,
         lambda config: bool(config.features),
     ),
     "train": Stage("40-train", ("prepare", "embed"), retrieval.train_parts, retrieval.train),
@@ -94,21 +97,36 @@ class RunSummary:
 
 
 def run_stages(
-    config: RunConfig, folder: Path, stages: Sequence[str] | None, progress: Progress
+    config: RunConfig,
+    folder: Path,
+    stages: Sequence[str] | None,
+    progress: Progress,
+    extraction: Extraction | None = None,
 ) -> RunSummary:
     """Goes through the asked stages and those they need, in order, and skips what is done.
 
     Args:
+        config: of the run.
+        folder: of the run.
         stages: names from STAGES; None means all.
+        progress: told how far it is.
+        extraction: how extraction stages go about it.
     """
     asked = _with_needs(config, stages)
     summary = RunSummary(folder)
-    with open_run(folder, config) as run:
-        road = Road(run, config, progress)
+    with ExitStack() as held:
+        run = held.enter_context(open_run(folder, config))
+        if extraction is not None and extraction.store is not None:
+            held.enter_context(hold(extraction.store, extraction.part))
+        road = Road(run, config, progress, extraction)
+        retry, mended = road.extraction.retry_bad, False
         for name in asked:
             stage = STAGES[name]
-            kept = road.enter(name, stage.folder, stage.parts(road), renew=stage.disposable)
+            kept = road.enter(name, stage.folder, stage.parts(road), renew=stage.disposable or mended)
             again = stage.disposable and stages is not None and name in stages
+            if retry and kept.done and kept.counts.get("quarantined"):
+                kept.reopen()
+                mended = True
             reused = kept.done and road.outputs_exist(name) and not again
             if not reused:
                 started = time.perf_counter()

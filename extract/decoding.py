@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol
@@ -24,8 +24,8 @@ from typing import Protocol
 from PIL import Image
 
 from extract.decoder_worker import LENGTH, PIXELS, READY, REFUSED, TOO_MUCH_MEMORY
-from extract.engines import CaptionConfig, Captioner
 from extract.errors import MissingPrerequisite
+from extract.faults import Failure
 from extract.picture_fit import PictureFit
 from extract.pictures import BadPicture, PictureLimits, decode_picture
 
@@ -39,6 +39,14 @@ START_SECONDS = 120.0
 LONGEST_REASON = 4096
 
 
+FitOf = Callable[[], PictureFit | None]
+"""Asked when the first picture is decoded: the model that says what it takes is then loaded anyway."""
+
+
+def no_fit() -> None:
+    """Pictures stay as large as they are."""
+
+
 class Decoder(Protocol):
     """Decodes pictures, at once or ahead of need."""
 
@@ -50,14 +58,14 @@ class Decoder(Protocol):
 class HereDecoder:
     """Decodes in this process, when asked: for pictures that are trusted, and for tests."""
 
-    def __init__(self, limits: PictureLimits, fit: PictureFit | None = None) -> None:
-        self.limits, self.fit = limits, fit
+    def __init__(self, limits: PictureLimits, fit: FitOf = no_fit) -> None:
+        self.limits, self._fit = limits, fit
 
     def submit(self, data: bytes) -> Future[Image.Image]:
         """The decoded picture; done on return."""
         future: Future[Image.Image] = Future()
         try:
-            future.set_result(decode_picture(data, self.limits, self.fit))
+            future.set_result(decode_picture(data, self.limits, self._fit()))
         except BadPicture as bad:
             future.set_exception(bad)
         except MemoryError:
@@ -76,14 +84,8 @@ class DecoderPool:
         processes: at most this many; None: one per core, at most 8.
     """
 
-    def __init__(
-        self, limits: PictureLimits, fit: PictureFit | None = None, processes: int | None = None
-    ) -> None:
-        self.limits = limits
-        self._settings = json.dumps({
-            "limits": limits.model_dump(),
-            "fit": None if fit is None else fit.model_dump(),
-        }).encode()
+    def __init__(self, limits: PictureLimits, fit: FitOf = no_fit, processes: int | None = None) -> None:
+        self.limits, self._fit, self._settings = limits, fit, b""
         count = processes or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decoder")
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
@@ -100,6 +102,10 @@ class DecoderPool:
 
     def submit(self, data: bytes) -> Future[Image.Image]:
         """Queue one picture; the oldest is decoded first."""
+        if not self._settings:
+            fit = self._fit()
+            settings = {"limits": self.limits.model_dump(), "fit": None if fit is None else fit.model_dump()}
+            self._settings = json.dumps(settings).encode()
         return self._threads.submit(self._decode, data)
 
     def _decode(self, data: bytes) -> Image.Image:
@@ -130,14 +136,29 @@ class DecoderPool:
 
 
 @contextlib.contextmanager
-def decoder_for(captioner: Captioner, config: CaptionConfig) -> Iterator[Decoder]:
-    """The decoder that a config asks for, with the size that its captioner takes."""
-    fit = getattr(captioner, "picture_fit", None)
-    if config.decoders == 0:
-        yield HereDecoder(config.limits, fit)
+def decoding(limits: PictureLimits, processes: int | None, fit: FitOf = no_fit) -> Iterator[Decoder]:
+    """A decoder in so many processes; 0: in this one, None: one per core, at most 8."""
+    if processes == 0:
+        yield HereDecoder(limits, fit)
     else:
-        with DecoderPool(config.limits, fit, config.decoders) as pool:
+        with DecoderPool(limits, fit, processes) as pool:
             yield pool
+
+
+def next_batch(
+    waiting: dict[str, tuple[Future[Image.Image], str]], size: int
+) -> tuple[dict[str, tuple[Image.Image, str]], dict[str, Failure]]:
+    """Take pictures and texts off the front of a queue until a batch is full; and the ones refused."""
+    batch: dict[str, tuple[Image.Image, str]] = {}
+    refused: dict[str, Failure] = {}
+    while waiting and len(batch) < size:
+        key = next(iter(waiting))
+        future, text = waiting.pop(key)
+        try:
+            batch[key] = (future.result(), text)
+        except BadPicture as bad:
+            refused[key] = Failure(bad.reason, bad.detail)
+    return batch, refused
 
 
 class _Died(Exception):

@@ -5,7 +5,6 @@ Imports neither torch nor transformers; an engine's own module is imported when 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
@@ -13,9 +12,12 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from extract.endpoint_settings import EndpointConfig
 from extract.errors import MissingPrerequisite
+from extract.fake_engine import FakeEngine
+from extract.faults import Failure, describe
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
 
@@ -25,9 +27,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class Captioner(Protocol):
     """Pictures and instructions in, captions out.
 
-    An engine may also have ``picture_fit`` (a `PictureFit`: the size it takes, to be made where pictures are
-    decoded) and ``batch_invariant`` (true: a caption does not depend on what else is in the batch, so equal
-    inputs need one caption per store).
+    An engine may also have ``picture_fit``, a `PictureFit`: the size it takes, made where it is decoded.
     """
 
     @property
@@ -35,8 +35,8 @@ class Captioner(Protocol):
         """Everything about the engine that decides its output."""
         ...
 
-    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
-        """One caption per RGB picture, in order."""
+    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Sequence[str | Failure]:
+        """What the model wrote about each RGB picture, in order; a Failure where it refused that one."""
         ...
 
 
@@ -67,14 +67,18 @@ class CaptionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Literal["transformers", "vllm", "fake"] = "transformers"
-    """Which engine runs the model; "vllm" needs its package, "fake" no model and makes words from a hash."""
+    engine: Literal["transformers", "vllm", "endpoint", "fake"] = "transformers"
+    """Which engine runs the model; "endpoint" is a server, "fake" no model, and makes words from a hash."""
     model: str = ""
-    """A folder, a hub repository, or package:NAME."""
+    """A folder, a hub repository, or package:NAME; for "endpoint" the name the server knows."""
     revision: str | None = None
     """Commit of the hub repository; a branch name may move under you."""
     prompt: str = "product"
     """Name of a built-in instruction, or the instruction itself."""
+    item_text: str = ""
+    """Template of what the model is told about the item beside the picture; empty: only the picture."""
+    keys: tuple[str, ...] = ()
+    """Keys of the JSON object that the instruction asks for; empty: those of `attributes`, else no JSON."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest caption, in tokens."""
     batch_size: int = Field(default=8, ge=1)
@@ -89,10 +93,18 @@ class CaptionConfig(BaseModel):
     """Torch device; "auto" is cuda where there is one, else cpu."""
     attention: str | None = None
     """Attention implementation of transformers, such as "sdpa"; null leaves the choice to it."""
+    endpoint: EndpointConfig | None = None
+    """The server, for the engine "endpoint"."""
     limits: PictureLimits = PictureLimits()
     """How large a picture may be."""
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
+
+    @model_validator(mode="after")
+    def _has_a_server(self) -> CaptionConfig:
+        if self.engine == "endpoint" and (self.endpoint is None or not self.model):
+            raise ValueError('the engine "endpoint" needs `model` and the section `endpoint`')
+        return self
 
 
 class EmbedConfig(BaseModel):
@@ -108,6 +120,8 @@ class EmbedConfig(BaseModel):
     """Commit of the hub repository; a branch name may move under you."""
     prompt: str = ""
     """Text put before every input, for embedders that were trained with one."""
+    prompt_name: str | None = None
+    """Name of one of the model's own prompts, such as "document", instead of the words."""
     normalize: bool = False
     """Scale vectors to length 1 (many models already do)."""
     truncate_dim: int | None = Field(default=None, ge=1)
@@ -123,6 +137,12 @@ class EmbedConfig(BaseModel):
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
 
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedConfig:
+        if self.prompt and self.prompt_name:
+            raise ValueError("give `prompt` or `prompt_name`, not both")
+        return self
+
 
 def engine_fingerprint(
     config: CaptionConfig | EmbedConfig, model: ModelFiles | None = None
@@ -133,11 +153,17 @@ def engine_fingerprint(
     """
     if config.engine == "fake":
         return dict(FakeEngine().fingerprint)
+    if isinstance(config, CaptionConfig) and config.engine == "endpoint" and config.endpoint is not None:
+        # What is behind the name is the server's affair; `revision` is where a user can state it.
+        parts = {"engine": "endpoint", "model": config.model, "revision": str(config.revision)}
+        return parts | {"max_new_tokens": str(config.max_new_tokens), "picture": config.endpoint.picture_part}
     model = model or find_model(config.model, config.revision)
     parts = {"engine": config.engine, "model": model.identity, "dtype": config.dtype}
     if isinstance(config, EmbedConfig):
         settings = (config.prompt, config.normalize, config.truncate_dim, config.max_tokens)
-        return parts | dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+        parts |= dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+        # Only where it is set, so that stores made before there was such a key stay valid.
+        return parts | ({"prompt_name": config.prompt_name} if config.prompt_name else {})
     backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
     # Named only where it is on, so that captions made before the switch existed stay valid.
@@ -145,61 +171,10 @@ def engine_fingerprint(
     return parts | {"image_backend": backend} | reduced
 
 
-class FakeEngine:
-    """Deterministic captions and vectors from hashes: no model, no torch, the same on every machine.
-
-    A caption depends on the pixels and the instruction. A vector is the normalised sum of one pseudo-random
-    vector per word, so texts that share words are near each other.
-    """
-
-    WORDS = (
-        "red",
-        "blue",
-        "green",
-        "striped",
-        "plain",
-        "dotted",
-        "round",
-        "square",
-        "tall",
-        "soft",
-        "matt",
-        "shiny",
-    )
-
-    batch_invariant = True
-
-    def __init__(self, dimension: int = 32) -> None:
-        self.dimension = dimension
-
-    @property
-    def fingerprint(self) -> Mapping[str, str]:
-        """Name, version and width."""
-        return {"engine": "fake", "version": "1", "dimension": str(self.dimension)}
-
-    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
-        """Three words per picture."""
-        captions = []
-        for image, prompt in zip(images, prompts, strict=True):
-            digest = hashlib.sha256(image.tobytes() + repr(image.size).encode() + prompt.encode()).digest()
-            captions.append(
-                "a " + " ".join(self.WORDS[byte % len(self.WORDS)] for byte in digest[:3]) + " thing"
-            )
-        return captions
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors float32 [N, D]."""
-        vectors = np.zeros((len(texts), self.dimension), np.float32)
-        for row, text in enumerate(texts):
-            for word in text.lower().split() or [""]:
-                digest = hashlib.shake_256(word.encode()).digest(self.dimension)
-                vectors[row] += np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-        return np.asarray(vectors / lengths, dtype=np.float32)
-
-    def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Words, at least one."""
-        return [max(1, len(text.split())) for text in texts]
+def batch_invariant(fingerprint: Mapping[str, str]) -> bool:
+    """Whether an engine's caption does not depend on what else is in its batch."""
+    engine = fingerprint.get("engine")
+    return engine == "fake" or (engine == "transformers" and fingerprint.get("dtype") == "float32")
 
 
 def _fake_captioner(config: CaptionConfig) -> Captioner:
@@ -226,6 +201,12 @@ def _vllm_captioner(config: CaptionConfig) -> Captioner:
     return VllmCaptioner(config)
 
 
+def _endpoint_captioner(config: CaptionConfig) -> Captioner:
+    from extract.endpoint import EndpointCaptioner
+
+    return EndpointCaptioner(config)
+
+
 def _sentence_embedder(config: EmbedConfig) -> Embedder:
     try:
         from extract.sentence_embedder import SentenceEmbedder
@@ -235,6 +216,16 @@ def _sentence_embedder(config: EmbedConfig) -> Embedder:
 
 
 def _not_installed(error: ImportError, package: str = "catalograph") -> MissingPrerequisite:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if not isinstance(cause, ImportError):
+        return MissingPrerequisite(
+            "M301",
+            "an installed package does not fit the others",
+            why=describe(cause),
+            next_step="install the release that fits your torch, or remove it (torchvision is not needed)",
+        )
     return MissingPrerequisite(
         "M301",
         f"the package {error.name} cannot be imported",
@@ -245,8 +236,9 @@ def _not_installed(error: ImportError, package: str = "catalograph") -> MissingP
 
 ENGINES: dict[str, tuple[Callable[[CaptionConfig], Captioner], Callable[[EmbedConfig], Embedder]]] = {
     "transformers": (_transformers_captioner, _sentence_embedder),
-    # vLLM only captions: EmbedConfig does not offer it, and texts go to sentence-transformers.
+    # These only caption: EmbedConfig does not offer them, and texts go to sentence-transformers.
     "vllm": (_vllm_captioner, _sentence_embedder),
+    "endpoint": (_endpoint_captioner, _sentence_embedder),
     "fake": (_fake_captioner, _fake_embedder),
 }
 

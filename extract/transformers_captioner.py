@@ -15,13 +15,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
+from extract.cpu_kernels import speed_up, suits
 from extract.engines import CaptionConfig, engine_fingerprint
 from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
 from extract.model_fit import picture_fit
 from extract.models import ModelFiles, find_model
+from extract.picture_processor import load_processor
+from extract.prompts import control_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ class TransformersCaptioner:
             # Loading warns about backends and old field names; none of it is the user's to act on.
             warnings.simplefilter("ignore")
             self._processor, self._model = _load(config, files, self.device)
+        if suits(self._model):
+            speed_up(self._model)
         self._tokenizer = self._processor.tokenizer
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token_id is None:
@@ -55,10 +60,9 @@ class TransformersCaptioner:
         self._generation = _greedy(
             self._model.generation_config, config.max_new_tokens, self._tokenizer.pad_token_id
         )
-        special = sorted(filter(None, self._tokenizer.all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        marks = (getattr(self._processor, f"{kind}_token", None) for kind in ("image", "video"))
+        self._control = control_tokens(self._tokenizer, *marks)
         self.picture_fit = picture_fit(self._processor.image_processor, reduced_jpeg=config.reduced_jpeg)
-        self.batch_invariant = self._model.dtype == torch.float32
         self._halving = HalvingBatch(self._caption_batch, _release)
 
     def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
@@ -71,7 +75,7 @@ class TransformersCaptioner:
 
     def _text(self, prompt: str) -> str:
         # A title inside the prompt may spell a control token, which would add a picture or end the turn.
-        prompt = self._special.sub(" ", prompt)
+        prompt = self._control.sub(" ", prompt)
         if self._has_template:
             content = [{"type": "image"}, {"type": "text", "text": prompt}]
             messages = [{"role": "user", "content": content}]
@@ -87,25 +91,27 @@ class TransformersCaptioner:
 
     @torch.inference_mode()
     def _caption_batch(self, batch: Sequence[tuple[Image.Image, str]]) -> list[str]:
+        texts = [self._text(prompt) for _, prompt in batch]
+        begin = self._tokenizer.bos_token
         inputs = self._processor(
             images=[[image] for image, _ in batch],
-            text=[self._text(prompt) for _, prompt in batch],
+            text=texts,
             return_tensors="pt",
             padding=True,
-            # A chat template writes its own begin token; a second one changes the output.
-            add_special_tokens=not self._has_template,
+            # Most chat templates write the begin token; a second one changes the output, as none would.
+            add_special_tokens=not (begin and texts[0].startswith(begin)),
         ).to(self.device, dtype=self._model.dtype)
         tokens = self._model.generate(**inputs, generation_config=self._generation)
         if not self._model.config.is_encoder_decoder:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        texts: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
+        answers: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [answer.strip() for answer in answers]
 
 
 def _load(config: CaptionConfig, files: ModelFiles, device: str) -> tuple[Any, Any]:
     arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        processor = AutoProcessor.from_pretrained(files.folder, **arguments)
+        processor = load_processor(files.folder)
         if config.attention is not None:
             arguments["attn_implementation"] = config.attention
         model = AutoModelForImageTextToText.from_pretrained(

@@ -6,7 +6,6 @@ neighbours. Left out: halving on lack of memory, which vLLM prevents by its own 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from vllm import LLM, SamplingParams
 
 from extract.engines import CaptionConfig, engine_fingerprint
 from extract.models import find_model
+from extract.prompts import control_tokens
 
 
 class VllmCaptioner:
@@ -35,18 +35,17 @@ class VllmCaptioner:
             limit_mm_per_prompt={"image": 1},
         )
         self._sampling = SamplingParams(temperature=0.0, max_tokens=config.max_new_tokens)
-        tokens = sorted(filter(None, self._model.get_tokenizer().all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
+        self._control = control_tokens(self._model.get_tokenizer())
 
     def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
         """One caption per RGB picture, in order."""
         pairs = zip(images, prompts, strict=True)
         chats = [self._chat(image, prompt) for image, prompt in pairs]
         answers = self._model.chat(chats, self._sampling, use_tqdm=False)
-        return [" ".join(answer.outputs[0].text.split()) for answer in answers]
+        return [answer.outputs[0].text.strip() for answer in answers]
 
     def _chat(self, image: Image.Image, prompt: str) -> list[dict[str, Any]]:
         # A title inside the prompt may spell a control token, which would add a picture or end the turn.
-        text = self._special.sub(" ", prompt)
+        text = self._control.sub(" ", prompt)
         content = [{"type": "image_pil", "image_pil": image}, {"type": "text", "text": text}]
         return [{"role": "user", "content": content}]

@@ -7,14 +7,13 @@ everywhere.
 
 from __future__ import annotations
 
-import re
 import string
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from extract.errors import InvalidData
+from extract.prompts import plain
 
 _BODY = "\u241e"
 
@@ -62,10 +61,7 @@ LAYOUTS = {
 
 def clean(text: str) -> str:
     """Item text as data: one line, no control or invisible characters, square brackets made round."""
-    kept = "".join(
-        " " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C"
-    )
-    return re.sub(r" +", " ", kept.replace("[", "(").replace("]", ")")).strip()
+    return plain(text.replace("[", "(").replace("]", ")"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import yaml
 from catalograph.config import RunConfig, flatten
 from catalograph.config_file import load_config
 from catalograph.demo import packaged_config
-from catalograph.extraction import model_folder
+from catalograph.filling import model_folder
 from extract.errors import ConfigError
 from extract.models import PACKAGED
 from recsys.settings import SETTINGS

@@ -15,9 +15,12 @@ from typer.main import get_command
 from catalograph import config as sections
 from catalograph.cli import app
 from catalograph.config_file import load_config
+from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
+from extract.picture_engines import PictureEmbedConfig
 from extract.pictures import PictureLimits
+from extract.vectors import VectorsConfig
 from recsys.interactions import InteractionColumns
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
@@ -35,9 +38,12 @@ KEYS: dict[str, type[BaseModel]] = {
     "`data.interaction_columns`": InteractionColumns,
     "`data.split`": SplitConfig,
     "`caption`": CaptionConfig,
+    "`caption.endpoint`": EndpointConfig,
     "`caption.limits`": PictureLimits,
     "`features.NAME`": sections.FeatureConfig,
     "`features.NAME.embed`": EmbedConfig,
+    "`features.NAME.pictures`": PictureEmbedConfig,
+    "`features.NAME.vectors`": VectorsConfig,
     "`retrievers.NAME`": sections.RetrieverConfig,
     **{f"`retrievers.NAME.params` of `{name}`": SETTINGS[name] for name in SETTINGS if name != "popularity"},
     "`retrievers.NAME.train`": TrainConfig,

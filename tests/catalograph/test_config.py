@@ -223,6 +223,18 @@ def test_settings_of_models_are_checked_with_the_rest(tmp_path: Path) -> None:
             "rerank.prompt (--set): unknown layout recomend; did you mean recommend?",
         ),
         ("caption={engine: fake, prompt: prodct}", "caption.prompt (--set): unknown caption prompt `prodct`"),
+        (
+            "caption={engine: fake, keys: [genre]}",
+            "caption.keys (--set): the instruction `product` asks for no JSON, so it has no keys",
+        ),
+        (
+            "caption={engine: fake, item_text: '{titel}'}",
+            "caption.item_text (--set): unknown slot titel; did you mean title?",
+        ),
+        (
+            "caption={engine: fake, item_text: '{caption}'}",
+            "caption.item_text (--set): unknown slot caption; known: title, text",
+        ),
     ],
 )
 def test_choices_that_other_packages_own_are_checked(tmp_path: Path, override: str, expected: str) -> None:

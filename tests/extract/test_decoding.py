@@ -66,7 +66,7 @@ def alive(pool: DecoderPool) -> list[int]:
 def test_decoder_processes_give_the_pixels_and_reasons_of_this_process(picture_bytes):
     fit = PictureFit(kind="shortest", size=(16, 0))
     pictures = [picture_bytes(seed, kind, (30 + seed, 20)) for seed in range(3) for kind in ("JPEG", "PNG")]
-    with DecoderPool(LIMITS, fit, 2) as pool:
+    with DecoderPool(LIMITS, lambda: fit, 2) as pool:
         found = [pool.submit(data) for data in [*pictures, pictures[0][:-30], b"<html>", b""]]
         for data, future in zip(pictures, found):
             expected = decode_picture(data, LIMITS, fit)
@@ -82,7 +82,7 @@ def test_a_picture_that_kills_its_decoder_costs_itself_only(monkeypatch, tmp_pat
     monkeypatch.setattr(decoding, "WORKER", WICKED)
     monkeypatch.setattr(decoding, "WALL_SPARE", 0.5)
     good = picture_bytes(1)
-    with DecoderPool(LIMITS, None, 1) as pool:
+    with DecoderPool(LIMITS, processes=1) as pool:
         assert reason_of(pool, b"crash") == "decoder-crash"
         assert pool.submit(good).result().size == (24, 24)
         assert reason_of(pool, b"spin") == "decoder-timeout"
@@ -97,7 +97,7 @@ def test_a_decoder_killed_for_no_fault_of_the_picture_is_replaced(monkeypatch, t
     monkeypatch.setattr(decoding, "WORKER", WICKED)
     (tmp_path / "flag").touch()
     (tmp_path / "flag.png").write_bytes(picture_bytes(1))
-    with DecoderPool(LIMITS, None, 1) as pool:
+    with DecoderPool(LIMITS, processes=1) as pool:
         assert pool.submit(f"once{tmp_path / 'flag'}".encode()).result(timeout=60).size == (24, 24)
         [pid] = alive(pool)
         os.kill(pid, signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_a_decoder_killed_for_no_fault_of_the_picture_is_replaced(monkeypatch, t
 
 def test_a_decoder_that_cannot_start_is_a_missing_prerequisite(monkeypatch):
     monkeypatch.setattr(decoding, "WORKER", "raise SystemExit(3)")
-    with DecoderPool(LIMITS, None, 1) as pool, pytest.raises(MissingPrerequisite, match="does not start"):
+    with DecoderPool(LIMITS, processes=1) as pool, pytest.raises(MissingPrerequisite, match="does not start"):
         pool.submit(b"x").result(timeout=60)
 
 
@@ -117,15 +117,14 @@ def test_the_number_of_decoders_decides_nothing(tmp_path, shop, processes):
     catalog, prompt = shop(20), CAPTION_PROMPTS["plain"]
     (catalog.pictures.root / "7.png").write_bytes(b"<html>")
     stores = []
-    with DecoderPool(LIMITS, None, processes) as pool:
-        for name, decoder in (("here", None), ("there", pool)):
-            store = caption_store(
-                tmp_path / name, FakeEngine(), prompt=prompt, batch_size=3, buckets=2, limits=LIMITS
-            )
-            caption_items(
-                catalog, FakeEngine(), store, prompt=prompt, batch_size=3, limits=LIMITS, decoder=decoder
-            )
-            stores.append(store)
+    for name, decoders in (("here", 0), ("there", processes)):
+        store = caption_store(
+            tmp_path / name, FakeEngine(), prompt=prompt, batch_size=3, buckets=2, limits=LIMITS
+        )
+        caption_items(
+            catalog, FakeEngine(), store, prompt=prompt, batch_size=3, limits=LIMITS, decoders=decoders
+        )
+        stores.append(store)
     assert stores[0].content_hash() == stores[1].content_hash()
     assert len(captions_of(stores[0])) == 19
     assert [bad.reason for bad in quarantine_of(stores[1])] == ["not-a-picture"]

@@ -53,8 +53,22 @@ def test_a_prompt_keeps_its_words_when_its_slots_are_empty():
 
 
 def test_prompts_are_found_by_name_or_written_out():
-    assert caption_prompt("product") is CAPTION_PROMPTS["product"]
+    assert caption_prompt("product") == CAPTION_PROMPTS["product"]
     assert caption_prompt("Describe it.").template == "Describe it."
     assert caption_prompt("描述这张图片。").name == "custom"
     with pytest.raises(ConfigError, match="unknown caption prompt `produkt`"):
         caption_prompt("produkt")
+
+
+def test_keys_make_the_answer_json_and_are_named_in_the_instruction():
+    assert caption_prompt("Give {keys}.", keys=["genre", "mood"]).render(Item("1")) == 'Give "genre", "mood".'
+    assert caption_prompt("Give it.", keys=["genre"]).form == "json"
+    assert caption_prompt("attributes").keys[:2] == ("category", "colours")
+    assert caption_prompt("attributes", keys=["genre"]).keys == ("genre",)
+    with pytest.raises(ConfigError, match="`product` asks for no JSON"):
+        caption_prompt("product", keys=["genre"])
+
+
+@pytest.mark.parametrize("change", [{"item_text": "{title}"}, {"keys": ("genre",)}])
+def test_everything_that_changes_an_instruction_changes_its_part(change):
+    assert caption_prompt("attributes", **change).as_part() != caption_prompt("attributes").as_part()

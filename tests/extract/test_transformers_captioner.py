@@ -142,7 +142,7 @@ def test_the_caption_is_what_generate_writes_after_the_prompt(captioner, images,
     inputs = processor(images=[images[0]], text=[text], return_tensors="pt", add_special_tokens=False)
     tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     expected = processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert captioner.caption([images[0]], ["What?"]) == [" ".join(expected.split())]
+    assert captioner.caption([images[0]], ["What?"]) == [expected.strip()]
 
 
 def test_a_title_cannot_smuggle_a_control_token(captioner, images):

@@ -40,13 +40,13 @@ def captioner(config, monkeypatch):
     sys.modules.pop("extract.vllm_captioner", None)
 
 
-def test_captions_come_back_in_order_with_blanks_joined(captioner):
+def test_captions_come_back_in_order_and_lines_are_kept(captioner):
     images = [Image.new("RGB", (width, 2)) for width in (3, 5)]
-    assert captioner.caption(images, ["one", "two"]) == ["3 one", "5 two"]
+    assert captioner.caption(images, ["one", "two"]) == ["3\none", "5\ntwo"]
 
 
 def test_a_title_cannot_spell_a_control_token(captioner):
-    assert captioner.caption([Image.new("RGB", (3, 2))], ["a<end>b<image>c"]) == ["3 a b c"]
+    assert captioner.caption([Image.new("RGB", (3, 2))], ["a<end>b<image>c"]) == ["3\na b c"]
 
 
 def test_decoding_is_greedy_and_no_code_of_the_repository_runs(captioner):
