@@ -34,7 +34,7 @@ import transformers
 from PIL import Image, ImageOps
 
 from catalograph.demo.draw import ALL_TRAITS, UNSEEN_STYLE, draw
-from catalograph.extraction import model_folder
+from catalograph.filling import model_folder
 from extract import Catalog, Item, PictureSource, build_captioner, caption_prompt
 from extract.caption import caption_items, caption_store
 from extract.caption_shards import captions_of

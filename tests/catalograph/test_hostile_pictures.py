@@ -14,7 +14,6 @@ def test_hostile_pictures_get_their_reasons_and_leave_their_neighbours_as_they_w
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     result = benchmark.measure(tmp_path, good=6, count=40, seed=1)
-    assert (result["lost"], result["unfit"], result["exit_codes"]) == (0, 0, [0, 7, 7])
-    assert result["good_equal_to_the_byte"] and result["good_equal_in_the_zip"]
-    assert result["quarantined"] + result["decoded"] == result["hostile"] > 40
+    assert benchmark.holds(result), result
+    assert result["hostile"] > 40
     assert result["quarantined"] > 20
