@@ -91,7 +91,9 @@ class TransformersCaptioner:
 
     @torch.inference_mode()
     def _caption_batch(self, batch: Sequence[tuple[Image.Image, str]]) -> list[str]:
-        texts = [self._text(prompt) for _, prompt in batch]
+        # Most catalogues have one instruction for all items, and a chat template is slow to fill in.
+        written = {prompt: self._text(prompt) for prompt in dict.fromkeys(prompt for _, prompt in batch)}
+        texts = [written[prompt] for _, prompt in batch]
         begin = self._tokenizer.bos_token
         inputs = self._processor(
             images=[[image] for image, _ in batch],
