@@ -11,7 +11,8 @@ The pipeline ("image-text-to-text", the same model, float32) gets chats with the
 documentation shows; its batch size is the best of 1, 4, 16 and 64 on a sample, and it is measured once more
 with two workers of its own. Rounds alternate: pipeline, ours, ours with `reduced_jpeg`, each on the same
 sample of pictures, another one each round; ours writes into a fresh store, and starting its decoders is part
-of its time. Captions are compared item by item. --whole also captions all pictures into one store.
+of its time. CPU time per item stands beside, because it hardly depends on what else the machine does.
+Captions are compared item by item. --whole also captions all pictures into one store.
 
 The last line is one JSON object.
 """
@@ -20,13 +21,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -123,15 +125,31 @@ class Pipeline:
         """Items per second by batch size; keeps the best."""
         rates = {}
         for self.batch_size in BATCH_SIZES:
-            rates[self.batch_size] = timed(self, numbers)[0]
+            rates[self.batch_size] = timed(self, numbers).rate
         self.batch_size = max(rates, key=rates.__getitem__)
         return {size: round(rate, 1) for size, rate in rates.items()}
 
 
-def timed(work: Callable[[Sequence[int]], list[str]], numbers: Sequence[int]) -> tuple[float, list[str]]:
-    began = time.perf_counter()
+class Timing(NamedTuple):
+    """What one round took."""
+
+    rate: float
+    """Items per second."""
+    cpu_ms: float
+    """CPU time per item, in milliseconds, of this process and those it started and ended."""
+    captions: list[str]
+
+
+def timed(work: Callable[[Sequence[int]], list[str]], numbers: Sequence[int]) -> Timing:
+    began, cpu = time.perf_counter(), cpu_seconds()
     captions = work(numbers)
-    return len(numbers) / (time.perf_counter() - began), captions
+    spent = cpu_seconds() - cpu
+    return Timing(len(numbers) / (time.perf_counter() - began), 1000 * spent / len(numbers), captions)
+
+
+def cpu_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(part.ru_utime + part.ru_stime for part in used)
 
 
 def measure(folder: Path, there: int, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -151,20 +169,24 @@ def measure(folder: Path, there: int, chosen: argparse.Namespace) -> dict[str, A
         work(samples[0][:16])
     by_batch_size = peer.search(samples[0][: max(64, chosen.sample // 2)])
     rates: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
     equal = dict.fromkeys(runs, 0)
     ratios: dict[str, list[float]] = {name: [] for name in runs}
     for sample in samples:
-        captions = {}
+        expected: list[str] = []
         for name, work in runs.items():
-            rate, captions[name] = timed(work, sample)
-            rates[name].append(rate)
-            ratios[name].append(rate / rates["pipeline"][-1])
-            equal[name] += sum(a == b for a, b in zip(captions[name], captions["pipeline"], strict=True))
+            found = timed(work, sample)
+            expected = expected or found.captions
+            rates[name].append(found.rate)
+            cpu[name].append(found.cpu_ms)
+            ratios[name].append(found.rate / rates["pipeline"][-1])
+            equal[name] += sum(a == b for a, b in zip(found.captions, expected, strict=True))
     peer.workers = 2
-    with_workers = timed(peer, samples[0])[0]
+    with_workers = timed(peer, samples[0]).rate
     total = sum(map(len, samples))
     result: dict[str, Any] = {
         "items_per_second": {name: round(statistics.median(found), 1) for name, found in rates.items()},
+        "cpu_ms_per_item": {name: round(statistics.median(found), 2) for name, found in cpu.items()},
         "ratio": {name: round(statistics.median(found), 2) for name, found in ratios.items()},
         "ratios": {name: [round(ratio, 2) for ratio in found] for name, found in ratios.items()},
         "equal_captions": {name: round(count / total, 5) for name, count in equal.items()},
@@ -174,10 +196,10 @@ def measure(folder: Path, there: int, chosen: argparse.Namespace) -> dict[str, A
         "threads": chosen.threads, "pictures": there, "sample": len(samples[0]), "seed": chosen.seed,
     }  # fmt: skip
     if chosen.whole:
-        rate, captions_of_all = timed(Ours(folder, 64, reduced=False, buckets=32), range(there))
+        whole = timed(Ours(folder, 64, reduced=False, buckets=32), range(there))
         result["whole"] = {
-            "items_per_second": round(rate, 1),
-            "captioned": sum(map(bool, captions_of_all)),
+            "items_per_second": round(whole.rate, 1),
+            "captioned": sum(map(bool, whole.captions)),
         }
     return result
 

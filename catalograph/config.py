@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
     *("run_dir", "data.root", "report", "max_bad", "threads", "caption.decoders"),
+    "features.*.pictures.decoders",
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
 )
 """Keys, with all below them, that may differ between two runs of one folder.
@@ -243,7 +245,7 @@ def results_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(config).items()
-        if not any(key == skip or key.startswith(skip + ".") for skip in NOT_RESULTS)
+        if not any(fnmatchcase(key, skip) or key.startswith(skip + ".") for skip in NOT_RESULTS)
     }
 
 

@@ -23,7 +23,8 @@ from catalograph.report.data import (
 from catalograph.report.render import picture_uri, write_report
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
-from extract.pictures import BadPicture, decode_picture
+from extract.decoding import Decoder, decoding
+from extract.pictures import BadPicture, PictureLimits
 from recsys.candidates import Candidates
 from rerank.lists import shown_histories
 
@@ -155,21 +156,23 @@ def _examples(road: Road) -> list[UserExample]:
     rows = _interesting(before, after, truth, road.config.report.examples, road.config.seed)
     users = [str(before.user_ids[row]) for row in rows]
     histories = shown_histories(road.known, users, length=SHOWN, seed=road.config.seed)
-    cards = _Cards(road)
     examples = []
-    for row, user in zip(rows, users, strict=True):
-        wanted = truth.get(user, set())
-        old = {str(item): place + 1 for place, item in enumerate(before.items[row]) if item}
-        note = _note(wanted, old, [str(i) for i in after.items[row] if i])
-        examples.append(
-            UserExample(
-                user,
-                [cards[item] for item in histories[user]],
-                _listed(road, before, row, wanted, cards, {}),
-                _listed(road, after, row, wanted, cards, old) if after is not before else [],
-                note,
+    limits = PictureLimits() if road.config.caption is None else road.config.caption.limits
+    with decoding(limits, 1) as decoder:
+        cards = _Cards(road, decoder)
+        for row, user in zip(rows, users, strict=True):
+            wanted = truth.get(user, set())
+            old = {str(item): place + 1 for place, item in enumerate(before.items[row]) if item}
+            note = _note(wanted, old, [str(i) for i in after.items[row] if i])
+            examples.append(
+                UserExample(
+                    user,
+                    [cards[item] for item in histories[user]],
+                    _listed(road, before, row, wanted, cards, {}),
+                    _listed(road, after, row, wanted, cards, old) if after is not before else [],
+                    note,
+                )
             )
-        )
     return examples
 
 
@@ -220,8 +223,8 @@ def _listed(
 class _Cards:
     """Items as a person sees them, made once each."""
 
-    def __init__(self, road: Road) -> None:
-        self._road, self._captions = road, captions(road)
+    def __init__(self, road: Road, decoder: Decoder) -> None:
+        self._road, self._captions, self._decoder = road, captions(road), decoder
         self._made: dict[str, Card] = {}
 
     def __getitem__(self, item_id: str) -> Card:
@@ -230,7 +233,7 @@ class _Cards:
             picture = None
             if item.picture is not None and pictures is not None:
                 try:
-                    picture = picture_uri(decode_picture(pictures.read(item.picture)))
+                    picture = picture_uri(self._decoder.submit(pictures.read(item.picture)).result())
                 except BadPicture:
                     picture = None
             self._made[item_id] = Card(item_id, item.title, self._captions.get(item_id), picture)

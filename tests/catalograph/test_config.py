@@ -316,7 +316,7 @@ def test_secrets_are_redacted_and_budgets_are_not() -> None:
 def test_keys_that_do_not_affect_results_may_differ(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     config = load_config(path)
-    free = ["run_dir=x", "data.root=/y", "report.examples=1", "max_bad=0.5", "threads=3"]
+    free = ["run_dir=x", "data.root=/y", "report.examples=1", "max_bad=0.5", "threads=3", "caption.decoders=2"]
     assert changed_keys(config.redacted(), load_config(path, free)) == {}
     assert load_config(path, free).fingerprint() == config.fingerprint()
 
