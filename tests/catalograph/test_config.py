@@ -313,10 +313,18 @@ def test_secrets_are_redacted_and_budgets_are_not() -> None:
     }
 
 
+def test_the_number_of_decoders_is_no_result() -> None:
+    config = {
+        "caption": {"decoders": 2, "model": "m"},
+        "features": {"f": {"pictures": {"decoders": 2, "model": "p"}}},
+    }
+    assert results_of(config) == {"caption.model": "m", "features.f.pictures.model": "p"}
+
+
 def test_keys_that_do_not_affect_results_may_differ(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     config = load_config(path)
-    free = ["run_dir=x", "data.root=/y", "report.examples=1", "max_bad=0.5", "threads=3", "caption.decoders=2"]
+    free = ["run_dir=x", "data.root=/y", "report.examples=1", "max_bad=0.5", "threads=3"]
     assert changed_keys(config.redacted(), load_config(path, free)) == {}
     assert load_config(path, free).fingerprint() == config.fingerprint()
 
