@@ -12,7 +12,6 @@ from extract.engines import (
     Captioner,
     EmbedConfig,
     Embedder,
-    FakeEngine,
     build_captioner,
     build_embedder,
     engine_fingerprint,
@@ -29,6 +28,7 @@ from extract.errors import (
     UnsafeInput,
 )
 from extract.export import export_features
+from extract.fake_engine import FakeEngine
 from extract.features import FeatureTable, Provenance
 from extract.items import Catalog, CatalogColumns, Item, read_catalog
 from extract.picture_engines import (

@@ -12,10 +12,9 @@ from PIL import Image
 from extract.answers import ask
 from extract.caption_shards import caption_bytes, kept_captions
 from extract.engines import Captioner
-from extract.errors import UnsafeInput
 from extract.faults import Failure, isolate
 from extract.items import Catalog, Item
-from extract.picture_memo import PictureMemo, known_input, read_input
+from extract.picture_memo import PictureMemo, check_pictures, known_input, read_input
 from extract.pictures import BadPicture, PictureLimits, decode_picture
 from extract.prompts import Prompt
 from extract.stage import Progress, ShardOutput, StageResult, run_shards
@@ -97,7 +96,7 @@ def caption_items(
         UnsafeInput: items name pictures, but the catalogue has no pictures.
     """
     limits = limits or PictureLimits()
-    _check_pictures(catalog)
+    check_pictures(catalog)
 
     committed = store.rows()
     memo = PictureMemo(store.folder / "seen", catalog.pictures, rehash=rehash)
@@ -138,15 +137,6 @@ def caption_items(
         sources=sources,
         progress=progress,
     )
-
-
-def _check_pictures(catalog: Catalog) -> None:
-    if catalog.pictures is None and catalog.table["picture"].null_count < len(catalog):
-        raise UnsafeInput(
-            "U404",
-            "items name pictures, but no folder of pictures is given",
-            next_step="set `pictures` to the folder or zip file the names are relative to",
-        )
 
 
 @dataclass

@@ -5,7 +5,6 @@ Imports neither torch nor transformers; an engine's own module is imported when 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from extract.endpoint_settings import EndpointConfig
 from extract.errors import MissingPrerequisite
+from extract.fake_engine import FakeEngine
 from extract.faults import Failure, describe
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
@@ -160,61 +160,6 @@ def engine_fingerprint(
     backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
     return parts | {"image_backend": backend}
-
-
-class FakeEngine:
-    """Deterministic captions and vectors from hashes: no model, no torch, the same on every machine.
-
-    A caption depends on the pixels and the instruction. A vector is the normalised sum of one pseudo-random
-    vector per word, so texts that share words are near each other.
-    """
-
-    WORDS = (
-        "red",
-        "blue",
-        "green",
-        "striped",
-        "plain",
-        "dotted",
-        "round",
-        "square",
-        "tall",
-        "soft",
-        "matt",
-        "shiny",
-    )
-
-    def __init__(self, dimension: int = 32) -> None:
-        self.dimension = dimension
-
-    @property
-    def fingerprint(self) -> Mapping[str, str]:
-        """Name, version and width."""
-        return {"engine": "fake", "version": "1", "dimension": str(self.dimension)}
-
-    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
-        """Three words per picture."""
-        captions = []
-        for image, prompt in zip(images, prompts, strict=True):
-            digest = hashlib.sha256(image.tobytes() + repr(image.size).encode() + prompt.encode()).digest()
-            captions.append(
-                "a " + " ".join(self.WORDS[byte % len(self.WORDS)] for byte in digest[:3]) + " thing"
-            )
-        return captions
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors float32 [N, D]."""
-        vectors = np.zeros((len(texts), self.dimension), np.float32)
-        for row, text in enumerate(texts):
-            for word in text.lower().split() or [""]:
-                digest = hashlib.shake_256(word.encode()).digest(self.dimension)
-                vectors[row] += np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-        return np.asarray(vectors / lengths, dtype=np.float32)
-
-    def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Words, at least one."""
-        return [max(1, len(text.split())) for text in texts]
 
 
 def _fake_captioner(config: CaptionConfig) -> Captioner:

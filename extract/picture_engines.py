@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from extract.engines import Dtype, FakeEngine
+from extract.engines import Dtype
 from extract.errors import MissingPrerequisite
+from extract.fake_engine import FakeEngine
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from extract.errors import UnsafeInput
 from extract.faults import Failure, describe
-from extract.items import Item
+from extract.items import Catalog, Item
 from extract.pictures import BadPicture, PictureLimits, PictureSource
 from extract.store import content_hash, write_atomic
 
@@ -85,6 +86,20 @@ class PictureMemo:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd")
         self.folder.mkdir(exist_ok=True)
         write_atomic(self.folder / f"{self._shard:05d}.parquet", sink.getvalue())
+
+
+def check_pictures(catalog: Catalog) -> None:
+    """Refuse names of pictures that lead nowhere.
+
+    Raises:
+        UnsafeInput: items name pictures, but the catalogue has no pictures.
+    """
+    if catalog.pictures is None and catalog.table["picture"].null_count < len(catalog):
+        raise UnsafeInput(
+            "U404",
+            "items name pictures, but no folder of pictures is given",
+            next_step="set `pictures` to the folder or zip file the names are relative to",
+        )
 
 
 def known_input(item: Item, text: str, memo: PictureMemo) -> str | None:

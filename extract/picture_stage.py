@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from extract.embed import Texts, texts_at
-from extract.errors import InvalidData, UnsafeInput
+from extract.errors import InvalidData
 from extract.faults import Failure, isolate
 from extract.features import FeatureTable
 from extract.items import Catalog, Item
 from extract.picture_engines import PictureEmbedder
-from extract.picture_memo import PictureMemo, known_input, read_input
+from extract.picture_memo import PictureMemo, check_pictures, known_input, read_input
 from extract.pictures import BadPicture, PictureLimits, decode_picture
 from extract.stage import Progress, ShardOutput, StageResult, run_shards
 from extract.store import BadRow, ShardStore, bucket_of, content_hash
@@ -98,12 +98,7 @@ def embed_pictures(
     """
     if texts is not None and not callable(texts) and len(texts) != len(catalog):
         raise InvalidData("D108", f"{len(texts)} texts for {len(catalog)} items")
-    if catalog.pictures is None and catalog.table["picture"].null_count < len(catalog):
-        raise UnsafeInput(
-            "U404",
-            "items name pictures, but no folder of pictures is given",
-            next_step="set `pictures` to the folder or zip file the names are relative to",
-        )
+    check_pictures(catalog)
     limits, committed = limits or PictureLimits(), store.rows()
     memo = PictureMemo(store.folder / "seen", catalog.pictures, rehash=rehash)
 

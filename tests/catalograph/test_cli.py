@@ -148,8 +148,8 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
-        "demo run extract estimate prepare train recommend finetune rerank evaluate report export probe doctor "
-        "validate verify hash"
+        "demo run extract estimate prepare train recommend finetune rerank evaluate report export probe"
+        " doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from catalograph.cli import main
 from catalograph.estimating import _by_bucket
-from extract.engines import FakeEngine
+from extract.fake_engine import FakeEngine
 from extract.store import bucket_of
 
 ITEMS, SLEEP = 400, 0.004

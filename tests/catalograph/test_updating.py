@@ -21,8 +21,8 @@ from PIL import Image
 
 from catalograph.cli import main
 from catalograph.updating import hold
-from extract.engines import FakeEngine
 from extract.errors import RunFolderError
+from extract.fake_engine import FakeEngine
 from extract.store import bucket_of
 
 BUCKETS = 8
