@@ -17,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from extract.errors import ConfigError, InvalidData, MissingPrerequisite
 from extract.features import FeatureTable
 from extract.store import write_atomic
+from recsys.als import ALS
+from recsys.bpr_mf import BPRMF
 from recsys.ease import Ease
 from recsys.interactions import Interactions
 from recsys.item_knn import ItemKNN
@@ -50,6 +52,8 @@ MODELS: dict[str, tuple[type[Any], type[BaseModel]]] = {
     "popularity": (Popularity, SETTINGS["popularity"]),
     "item_knn": (ItemKNN, SETTINGS["item_knn"]),
     "ease": (Ease, SETTINGS["ease"]),
+    "als": (ALS, SETTINGS["als"]),
+    "bpr_mf": (BPRMF, SETTINGS["bpr_mf"]),
     "lightgcn": (LightGCN, SETTINGS["lightgcn"]),
     "lirdrec": (LIRDRec, SETTINGS["lirdrec"]),
 }
