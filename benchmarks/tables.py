@@ -73,13 +73,17 @@ def product_of(choices: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
 EPOCHS = {"epochs": [1000], "evaluate_every": [5], "patience": [5], "metric": [METRIC]}
 BABY: dict[str, list[Setting]] = {
     "popularity": settings({}),
-    "item_knn": settings({"neighbours": [50, 200, 1000], "shrink": [0.0, 10.0, 50.0]}),
+    "item_knn": settings({"neighbours": [50, 200, 1000], "shrink": [0.0, 50.0, 200.0, 1000.0]}),
     "ease": settings({"l2": [50.0, 100.0, 200.0, 400.0, 800.0]}),
-    "als": settings({"alpha0": [0.03, 0.1, 0.3, 1.0], "l2": [0.001, 0.003, 0.01, 0.03]}),
-    "bpr_mf": settings({"reg": [1e-3, 1e-2, 3e-2]}, EPOCHS | {"learning_rate": [1e-3, 5e-3]}),
-    "lightgcn": settings(
-        {"layers": [2, 3], "reg": [1e-4, 1e-3]}, EPOCHS | {"learning_rate": [5e-3], "batch_size": [4096]}
-    ),
+    "sparse_ease": settings({"l2": [50.0, 100.0, 200.0, 400.0, 800.0], "neighbours": [50, 200]}),
+    "graph_filter": settings({
+        "alpha": [0.3, 0.5, 0.7],
+        "power": [0.5, 1.0, 1.5],
+        "coefficients": [[1.0], [2.0, -1.0]],
+    }),
+    "als": settings({"alpha0": [0.003, 0.01, 0.03, 0.1], "l2": [0.003, 0.01, 0.03, 0.1]}),
+    "bpr_mf": settings({"reg": [1e-3, 1e-2, 3e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
+    "lightgcn": settings({"layers": [2, 3, 4], "reg": [3e-3, 1e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
 }
 
 

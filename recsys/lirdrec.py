@@ -30,7 +30,7 @@ from recsys.feature_settings import LIRDRecConfig
 from recsys.graph import csr_tensor, graph_product, normalised_adjacency, propagate_sum
 from recsys.interactions import Interactions
 from recsys.losses import bpr, margin, mean_square
-from recsys.modalities import FeatureTower
+from recsys.modalities import FeatureTower, projection
 
 
 class LIRDRec(FeatureTower):
@@ -68,8 +68,8 @@ class LIRDRec(FeatureTower):
             torch.manual_seed(seed)
             tables = [nn.init.xavier_normal_(torch.empty(self.n_users, d)) for _ in widths]
             self.users = nn.ParameterList([nn.Parameter(table) for table in tables])
-            self.projections = nn.ModuleList([_mlp(width, 4 * d, d, bias=False) for width in widths])
-            self.gates = nn.ModuleList([_mlp(d, max(d // 4, 1), 1, bias=True) for _ in widths])
+            self.projections = nn.ModuleList([projection(width, 4 * d, d, bias=False) for width in widths])
+            self.gates = nn.ModuleList([projection(d, max(d // 4, 1), 1, bias=True) for _ in widths])
             self.theta = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, n_blocks)))
         self.register_buffer("copied", torch.zeros(self.n_users, n_blocks))
         self.register_buffer("handover", torch.tensor([config.copy_start, 1 - config.copy_start]))
@@ -117,7 +117,3 @@ class LIRDRec(FeatureTower):
         parts = torch.split(users, users.shape[1] // len(self.gates), dim=1)
         computed = torch.cat([gate(part) for gate, part in zip(self.gates, parts, strict=True)], dim=1)
         return self.handover[0] * computed + self.handover[1] * (self.copied + self.theta)
-
-
-def _mlp(width: int, hidden: int, out: int, *, bias: bool) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(), nn.Linear(hidden, out, bias=bias))

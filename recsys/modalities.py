@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy import sparse
-from torch import Tensor
+from torch import Tensor, nn
 
 from extract.errors import ConfigError, InvalidData
 from extract.features import FeatureTable
@@ -29,7 +29,10 @@ class Modalities:
 
     def filled(self) -> list[NDArray[np.float32]]:
         """One matrix [I, D_m] per modality; an item that lacks it has the mean of the present rows."""
-        return [_filled(name, table.matrix, table.present) for name, table in self.tables.items()]
+        return [
+            np.where(t.present[:, None], t.matrix, t.matrix[t.present].mean(axis=0)).astype(np.float32)
+            for t in self.tables.values()
+        ]
 
     def content(self) -> str:
         """Names and content hashes: what tells two sets of features apart."""
@@ -58,7 +61,9 @@ class Modalities:
 def read_modalities(
     model: str, train: Interactions, features: Mapping[str, FeatureTable] | None
 ) -> Modalities:
-    """The features of the items of `train`; ConfigError where there are none."""
+    """The features of the items of `train`; ConfigError where there are none, InvalidData D214 where a table
+    knows no item.
+    """
     if not features:
         raise ConfigError(
             "C202",
@@ -66,9 +71,15 @@ def read_modalities(
             next_step="run the extract stage, or use lightgcn or ease",
         )
     ids = train.item_ids.tolist()
-    return Modalities(
-        {name: features[name].aligned_to(ids) for name in sorted(features)}, id_places(train.item_ids)
-    )
+    tables = {name: features[name].aligned_to(ids) for name in sorted(features)}
+    for name, table in tables.items():
+        if not table.present.any():
+            raise InvalidData(
+                "D214",
+                f"features `{name}` know none of the items",
+                next_step="check the item ids of the table",
+            )
+    return Modalities(tables, id_places(train.item_ids))
 
 
 class FeatureTower(TwoTower):
@@ -98,9 +109,8 @@ class FeatureTower(TwoTower):
         return super().identity() | {"features": self._content}
 
 
-def _filled(name: str, matrix: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
-    if not present.any():
-        raise InvalidData(
-            "D214", f"features `{name}` know none of the items", next_step="check the item ids of the table"
-        )
-    return np.where(present[:, None], matrix, matrix[present].mean(axis=0)).astype(np.float32)
+def projection(width: int, hidden: int, out: int, *, bias: bool) -> nn.Sequential:
+    """Two layers with a leaky ReLU between, the second with or without bias: how LIRDRec and CM3 read
+    features.
+    """
+    return nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(), nn.Linear(hidden, out, bias=bias))

@@ -38,6 +38,17 @@ class EaseConfig(BaseModel):
     """Lambda, the ridge on the diagonal; search it on a logarithmic scale, 10 to 10,000."""
 
 
+class SparseEaseConfig(BaseModel):
+    """Settings of sparse EASE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    l2: float = Field(default=300.0, gt=0)
+    """Lambda, as in EASE."""
+    neighbours: int = Field(default=100, ge=1)
+    """Items behind each item, k; one less than all items makes it EASE."""
+
+
 class LightGCNConfig(BaseModel):
     """Settings of LightGCN; the paper trains with learning rate 1e-3 and batches of 2048."""
 
@@ -89,6 +100,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "popularity": PopularityConfig,
     "item_knn": ItemKNNConfig,
     "ease": EaseConfig,
+    "sparse_ease": SparseEaseConfig,
     "lightgcn": LightGCNConfig,
     "als": ALSConfig,
     "bpr_mf": BPRMFConfig,
@@ -96,7 +108,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
 }
 """Settings by the name of the model; the models themselves are in `recsys.models.MODELS`."""
 
-NEED_FEATURES = frozenset(FEATURE_SETTINGS)
+NEED_FEATURES = frozenset(FEATURE_SETTINGS) - {"graph_filter"}
 """Models that cannot be built without at least one feature table."""
 
 
