@@ -1,10 +1,15 @@
 """Tables of retrievers on public data: settings chosen on validation, then three seeds measured on test.
 
-    python benchmarks/tables.py --data DIR --work DIR [--models ease ...] [--pause 540] [--quick]
+    python benchmarks/tables.py --data DIR --work DIR [--table films] [--models ease ...] [--pause 540]
 
 `--table baby`: DIR holds items.csv and interactions.csv.gz with the column x_label_diffmm. Models that need
 no features, against DiffMM's published table and by its protocol: trained on train alone, train items masked
 at test, test on label 2.
+
+`--table films`: DIR holds items.csv, interactions.csv.gz with the column colakg_split, and
+llm_item_text_colakg.jsonl.gz. Two features, MiniLM vectors of titles, genres and plots, and of texts that a
+language model wrote. A tenth of each user's train choices is validation; the chosen setting is then refitted
+on train and validation for as many epochs as were best, and both are masked at test.
 
 Every fit is one piece, cached under `--work` with its checkpoints. After `--pause` seconds the command stops
 where it is, says so, and the same command goes on. A fit that would train longer than `--minutes` is cut
@@ -28,15 +33,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from public_data import Data, baby, films
 
-from extract.features import FeatureTable
-from extract.items import CatalogColumns, read_catalog
-from recsys import evaluate, read_interactions, retrieve
+from recsys import evaluate, retrieve
 from recsys.checkpoint import load_checkpoint
-from recsys.interactions import InteractionColumns
 from recsys.models import build_model, load_model, save_model
 from recsys.settings import TrainConfig
-from recsys.split import Split, SplitConfig, split_interactions
 from recsys.train import EpochRecord, fit
 
 METRIC, KS = "ndcg@20", (10, 20)
@@ -49,15 +51,6 @@ class Paused(Exception):
 
 class Cut(Exception):
     """One fit has had its minutes."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a table is measured on."""
-
-    split: Split
-    features: Mapping[str, FeatureTable]
-    published: Mapping[str, tuple[float, float]]
 
 
 def settings(params: Mapping[str, list[Any]], train: Mapping[str, list[Any]] | None = None) -> list[Setting]:
@@ -83,28 +76,35 @@ BABY: dict[str, list[Setting]] = {
     }),
     "als": settings({"alpha0": [0.003, 0.01, 0.03, 0.1], "l2": [0.003, 0.01, 0.03, 0.1]}),
     "bpr_mf": settings({"reg": [1e-3, 1e-2, 3e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
-    "lightgcn": settings({"layers": [2, 3, 4], "reg": [3e-3, 1e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
+    "lightgcn": settings({"layers": [2, 3], "reg": [1e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
 }
 
 
-def baby(folder: Path) -> Data:
-    """Amazon Baby with DiffMM's split and the figures of DiffMM's table that use no features."""
-    columns = InteractionColumns(user="userID", item="itemID", label="x_label_diffmm")
-    labels = SplitConfig(method="label", train_labels=("0",), valid_labels=("1",), test_labels=("2",))
-    items = read_catalog(folder / "items.csv", CatalogColumns(item_id="itemID", title="asin"))
-    interactions, _ = read_interactions(folder / "interactions.csv.gz", columns, items.ids)
-    published = {
-        "MF-BPR": (0.0440, 0.0200),
-        "NGCF": (0.0591, 0.0261),
-        "LightGCN": (0.0698, 0.0319),
-        "SGL": (0.0678, 0.0296),
-        "NCL": (0.0703, 0.0311),
-        "HCCF": (0.0705, 0.0308),
-    }
-    return Data(split_interactions(interactions, labels), {}, published)
+FEW = {"epochs": [60], "evaluate_every": [4], "patience": [3], "metric": [METRIC], "batch_size": [16384]}
+FILMS: dict[str, list[Setting]] = {
+    "popularity": settings({}),
+    "item_knn": settings({"neighbours": [50, 200], "shrink": [0.0, 50.0, 200.0]}),
+    "ease": settings({"l2": [100.0, 200.0, 400.0, 800.0]}),
+    "sparse_ease": settings({"l2": [200.0, 400.0], "neighbours": [200]}),
+    "als": settings({"alpha0": [0.03, 0.1, 0.3], "l2": [0.001, 0.003, 0.01], "embedding_size": [128]}),
+    "graph_filter": settings({
+        "alpha": [0.3, 0.5],
+        "power": [1.0, 2.0],
+        "content_weight": [0.1, 0.3],
+        "coefficients": [[1.0]],
+    }),
+    "bpr_mf": settings({"reg": [1e-3]}, FEW | {"learning_rate": [1e-2]}),
+    "lightgcn": settings({"layers": [2], "reg": [1e-4]}, FEW | {"learning_rate": [1e-2]}),
+    "vbpr": settings({"reg": [1e-3]}, FEW | {"learning_rate": [1e-2]}),
+    "freedom": settings({}, FEW | {"learning_rate": [1e-2]}),
+    "bm3": settings({}, FEW | {"learning_rate": [1e-2]}),
+    "smore": settings({}, FEW | {"learning_rate": [1e-2]}),
+    "lirdrec": settings({"layers": [2], "embedding_size": [32]}, FEW | {"learning_rate": [5e-3]}),
+    "cm3": settings({"layers": [2], "embedding_size": [32]}, FEW | {"learning_rate": [5e-3]}),
+}
 
 
-TABLES = {"baby": (baby, BABY)}
+TABLES = {"baby": (baby, BABY), "films": (films, FILMS)}
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,24 @@ class Bench:
     minutes: float
 
     def piece(
-        self, model: str, setting: Setting, seed: int, *, weights: bool = False
+        self, model: str, setting: Setting, seed: int, *, epochs: int | None = None, weights: bool = False
     ) -> tuple[Path, dict[str, Any]]:
-        """One fit, measured on validation; done before, it is only read, unless its weights are gone."""
-        key = json.dumps([model, setting, seed, self.minutes], sort_keys=True)
+        """One fit on train, measured on validation, or of so many epochs on all that is known.
+
+        Done before, it is only read, unless its weights are gone and asked for.
+        """
+        refitted = [] if epochs is None else [epochs]
+        key = json.dumps([model, setting, seed, self.minutes, *refitted], sort_keys=True)
         folder = self.work / f"{model}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         card = folder / "piece.json"
         if card.is_file() and (not weights or (folder / "model.safetensors").is_file()):
             return folder, json.loads(card.read_text())
-        train = self.data.split.train
+        train = self.data.split.train if epochs is None else self.data.known
+        valid = self.data.split.valid if epochs is None else None
         recommender = build_model(model, setting["params"], train, self.data.features, seed=seed)
-        config = TrainConfig.model_validate(setting["train"] | {"seed": seed})
+        config = TrainConfig.model_validate(
+            setting["train"] | {"seed": seed} | ({"epochs": epochs} if epochs else {})
+        )
         records: list[EpochRecord] = []
         done = {"setting": setting, "seed": seed}
         began = time.perf_counter()
@@ -144,22 +151,24 @@ class Bench:
             history = fit(
                 recommender,
                 train,
-                self.data.split.valid,
+                valid,
                 config,
                 checkpoints=folder / "checkpoints",
                 progress=watch,
             )
-            epochs, best, converged = len(history.records), history.best_epoch, history.stopped != "epochs"
+            ran, best, converged = len(history.records), history.best_epoch, history.stopped != "epochs"
             seconds = sum(r.seconds for r in history.records) or time.perf_counter() - began
         except Cut:
             found = load_checkpoint(folder / "checkpoints")
             assert found is not None
+            # Without validation there is no best yet, and the last weights stay.
             kept = {n.removeprefix("best/"): t for n, t in found.tensors.items() if n.startswith("best/")}
-            recommender.restore({name: tensor.numpy() for name, tensor in kept.items()})
-            epochs, best, converged = found.meta["epoch"], found.meta["best_epoch"], False
+            if kept:
+                recommender.restore({name: tensor.numpy() for name, tensor in kept.items()})
+            ran, best, converged = found.meta["epoch"], found.meta["best_epoch"], False
             seconds = 60 * self.minutes
-        done |= {"valid": self._measure(recommender, "valid"), "seconds": round(seconds, 1)}
-        done |= {"epochs": epochs, "best_epoch": best, "converged": converged}
+        done |= {"seconds": round(seconds, 1), "epochs": ran, "best_epoch": best, "converged": converged}
+        done["valid"] = self._measure(recommender, "valid") if epochs is None else {}
         save_model(recommender, folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         card.write_text(json.dumps(done))
@@ -170,13 +179,19 @@ class Bench:
         search = []
         for setting in grid:
             folder, done = self.piece(model, setting, seeds[0])
-            search.append((done["valid"][METRIC], folder, setting))
+            search.append((done["valid"][METRIC], folder, done))
             self._note(model, done)
-        best = max(search, key=lambda found: found[0])
+        _, kept, best = max(search, key=lambda found: found[0])
         for _, folder, _ in search:
-            if folder != best[1]:
+            if folder != kept:
                 (folder / "model.safetensors").unlink(missing_ok=True)
-        runs = [self._tested(*self.piece(model, best[2], seed, weights=True)) for seed in seeds]
+        # 0 epochs: a closed form, which has none to choose.
+        best_epoch = -1 if best["best_epoch"] is None else best["best_epoch"]
+        epochs = best_epoch + 1 if self.data.refit else None
+        runs = [
+            self._tested(*self.piece(model, best["setting"], seed, epochs=epochs, weights=True))
+            for seed in seeds
+        ]
         metrics = {name: [run["test"][name] for run in runs] for name in runs[0]["test"]}
         return {
             "test": {name: round(float(np.mean(values)), 4) for name, values in metrics.items()},
@@ -184,24 +199,26 @@ class Bench:
             if len(seeds) > 1
             else {},
             "seeds": len(seeds),
-            "converged": all(run["converged"] for run in runs),
+            "converged": best["converged"] and (self.data.refit or all(run["converged"] for run in runs)),
+            "refitted": self.data.refit,
             "seconds": [run["seconds"] for run in runs],
             "epochs": [run["epochs"] for run in runs],
-            "setting": best[2],
-            "search": [{"setting": setting, METRIC: round(value, 5)} for value, _, setting in search],
+            "setting": best["setting"],
+            "search": [{"setting": d["setting"], METRIC: round(value, 5)} for value, _, d in search],
         }
 
     def _tested(self, folder: Path, done: dict[str, Any]) -> dict[str, Any]:
         card = folder / "test.json"
         if not card.is_file():
-            model = load_model(folder, self.data.split.train, self.data.features)
+            model = load_model(folder, self.data.known, self.data.features)
             card.write_text(json.dumps(self._measure(model, "test")))
         return done | {"test": json.loads(card.read_text())}
 
     def _measure(self, model: Any, part: str) -> dict[str, float]:
         truth = getattr(self.data.split, part)
+        seen = self.data.split.train if part == "valid" else self.data.known
         users = [str(user) for user in truth.user_ids[np.unique(truth.user_rows)]]
-        return evaluate(retrieve({"model": model}, self.data.split.train, users, max(KS)), truth, KS).mean()
+        return evaluate(retrieve({"model": model}, seen, users, max(KS)), truth, KS).mean()
 
     def _note(self, model: str, done: Mapping[str, Any]) -> None:
         sys.stderr.write(f"{model} {json.dumps(done)}\n")
@@ -233,9 +250,11 @@ def main() -> None:
     read, grids = TABLES[chosen.table]
     if chosen.quick:
         grids = {name: grids[name][:1] for name in ("popularity", "item_knn", "ease")}
-    data = read(chosen.data)
+    work = chosen.work / chosen.table
+    work.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + chosen.pause
-    bench = Bench(data, chosen.work / chosen.table, ends, chosen.minutes)
+    data = read(chosen.data, work)
+    bench = Bench(data, work, ends, chosen.minutes)
     seeds = list(range(chosen.seed, chosen.seed + (1 if chosen.quick else chosen.seeds)))
     rows, paused = {}, False
     try:
