@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from extract.errors import ConfigError, InvalidData
 from extract.features import FeatureTable
-from recsys.graph import knn_graph, mixed_graph
+from recsys.axes import hash_arrays
+from recsys.graph import cosine_graph, knn_graph, mixed_graph
 from recsys.interactions import Interactions
 from recsys.ranking import id_places
 from recsys.two_tower import TwoTower
@@ -52,10 +54,38 @@ class Modalities:
     def neighbour_graph(self, neighbours: int, weights: Mapping[str, float]) -> sparse.csr_array:
         """The frozen item graph of FREEDOM, [I, I]: the weighted mean of the modalities' graphs."""
         shares = self.shares(weights)
-        graphs = [
-            knn_graph(t.matrix, t.present, neighbours, places=self.places) for t in self.tables.values()
-        ]
-        return mixed_graph(graphs, shares)
+        return mixed_graph([_knn_graph(content, neighbours) for content in self._contents()], shares)
+
+    def cosine_graphs(self, neighbours: int) -> list[sparse.csr_array]:
+        """One graph [I, I] per modality with the cosines of the nearest items."""
+        return [_cosine_graph(content, neighbours) for content in self._contents()]
+
+    def _contents(self) -> list[_Content]:
+        order = hash_arrays({"places": self.places})
+        return [_Content(t.content_hash() + order, t, self.places) for t in self.tables.values()]
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A table that equals every other of the same ids, values and presence."""
+
+    key: str
+    table: FeatureTable = field(compare=False)
+    places: NDArray[np.int64] = field(compare=False)
+
+
+# The same features serve the fits of a run (selection, final, folds) and other models: neighbours are found
+# once. The key is the content, so another table under the same name is never mistaken for this one.
+@lru_cache(maxsize=8)
+def _knn_graph(content: _Content, neighbours: int) -> sparse.csr_array:
+    table = content.table
+    return knn_graph(table.matrix, table.present, neighbours, places=content.places)
+
+
+@lru_cache(maxsize=8)
+def _cosine_graph(content: _Content, neighbours: int) -> sparse.csr_array:
+    table = content.table
+    return cosine_graph(table.matrix, table.present, neighbours, places=content.places)
 
 
 def read_modalities(

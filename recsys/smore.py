@@ -25,14 +25,7 @@ from torch import Tensor, nn
 
 from extract.features import FeatureTable
 from recsys.feature_settings import SMOREConfig
-from recsys.graph import (
-    cosine_graph,
-    csr_tensor,
-    degree_normalised,
-    graph_product,
-    normalised_adjacency,
-    propagate_sum,
-)
+from recsys.graph import csr_tensor, degree_normalised, graph_product, normalised_adjacency, propagate_sum
 from recsys.interactions import Interactions
 from recsys.losses import bpr, half_squared_norm, info_nce, margin
 from recsys.modalities import FeatureTower
@@ -56,11 +49,7 @@ class SMORE(FeatureTower):
         super().__init__(config, train, features)
         self.settings, self.n_users, self._seed = config, train.n_users, seed
         self.keep_inputs(self.modalities.filled())
-        places = self.modalities.places
-        graphs = [
-            cosine_graph(t.matrix, t.present, config.neighbours, places=places)
-            for t in self.modalities.tables.values()
-        ]
+        graphs = self.modalities.cosine_graphs(config.neighbours)
         union = graphs[0]
         for graph in graphs[1:]:
             union = union.maximum(graph)

@@ -28,7 +28,10 @@ def test_a_polynomial_worked_by_hand(ring: Interactions) -> None:
 
 def test_the_power_acts_on_every_entry(ring: Interactions) -> None:
     near, own = 0.25**0.5, 0.5**0.5
-    assert scores(ring, power=0.5) == pytest.approx([own + near, own + near, near, near])
+    # All rows sum to the largest eigenvalue, which is scaled to 1.
+    largest = own + 2 * near
+    expected = [(own + near) / largest] * 2 + [near / largest] * 2
+    assert scores(ring, power=0.5) == pytest.approx(expected)
 
 
 def test_alpha_weighs_users_against_items(checkerboard: Interactions) -> None:
@@ -38,6 +41,7 @@ def test_alpha_weighs_users_against_items(checkerboard: Interactions) -> None:
     n_users, n_items = np.maximum(r.sum(axis=1), 1), np.maximum(r.sum(axis=0), 1)
     scaled = n_users[:, None] ** -0.2 * r * n_items**-0.8
     p = scaled.T @ scaled
+    p /= np.linalg.eigvalsh(p)[-1]
     expected = r @ (0.5 * p + 0.3 * p @ p + 0.1 * p @ p @ p)
     assert model.score(np.arange(24, dtype=np.int32)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 

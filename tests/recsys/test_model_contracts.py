@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from extract.errors import ConfigError, InvalidData
 from extract.features import FeatureTable
-from recsys import Interactions, interactions_from
+from recsys import Interactions, graph, interactions_from
 from recsys.models import MODELS, build_model
 from recsys.settings import NEED_FEATURES, TrainConfig
 from recsys.train import fit
@@ -119,6 +119,26 @@ def test_features_are_found_by_id_and_absent_rows_are_not_read(
             model.solve()
         scores.append(model.score(np.arange(24, dtype=np.int32)))
     assert np.array_equal(*scores)
+
+
+def test_neighbours_are_searched_once_per_content(
+    checkerboard: Interactions, parity: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+
+    def nearest(matrix: NDArray[np.float32], *rest: Any, **more: Any) -> Any:
+        searched.append(matrix)
+        return found(matrix, *rest, **more)
+
+    found = graph.nearest
+    monkeypatch.setattr(graph, "nearest", nearest)
+    values = np.random.default_rng(9).normal(size=(20, 3)).astype(np.float32)
+    ids = parity["text"].ids
+    for matrix, expected in ((values, 1), (values.copy(), 1), (values * 2, 2)):
+        table = {"sound": FeatureTable(ids, matrix)}
+        for name in ("freedom", "cm3", "lirdrec"):
+            build_model(name, {}, checkerboard, table)
+        assert len(searched) == expected
 
 
 @pytest.mark.parametrize("name", sorted(NEED_FEATURES))
