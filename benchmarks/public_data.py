@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from catalograph.extraction import model_folder
 from extract.embed import embed_texts
 from extract.engines import EmbedConfig, build_embedder
 from extract.features import FeatureTable
 from extract.items import CatalogColumns, read_catalog
-from extract.models import model_folder
 from extract.prompts import render_text
 from recsys import read_interactions
 from recsys.interactions import InteractionColumns, Interactions
