@@ -1,5 +1,6 @@
 """What every recommender of the table must do."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from extract.features import FeatureTable
 from recsys import Interactions, graph, interactions_from
 from recsys.models import MODELS, build_model
 from recsys.settings import NEED_FEATURES, TrainConfig
-from recsys.train import fit
+from recsys.train import EpochRecord, fit
 
 Tables = dict[str, FeatureTable]
 LEARN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -164,6 +165,42 @@ def test_one_modality_or_three_will_do(
     model = build_model(name, {}, checkerboard, {n: tables[n] for n in names})
     fit(model, checkerboard, None, TrainConfig(epochs=1, batch_size=64))
     assert np.isfinite(model.score(np.arange(24, dtype=np.int32))).all()
+
+
+TRAINED = [name for name, (_, training) in LEARN.items() if training]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_whatever_a_model_draws_a_resumed_run_ends_bit_by_bit_as_an_undisturbed_one(
+    name: str, checkerboard: Interactions, parity: Tables, tmp_path: Path
+) -> None:
+    config = TrainConfig(epochs=4, batch_size=64)
+
+    def kill(record: EpochRecord) -> None:
+        if record.epoch == 1:
+            raise Killed
+
+    undisturbed = build_model(name, {}, checkerboard, parity)
+    fit(undisturbed, checkerboard, None, config)
+    with pytest.raises(Killed):
+        killed = build_model(name, {}, checkerboard, parity)
+        fit(killed, checkerboard, None, config, checkpoints=tmp_path, progress=kill)
+    resumed = build_model(name, {}, checkerboard, parity)
+    fit(resumed, checkerboard, None, config, checkpoints=tmp_path)
+    rows = np.arange(24, dtype=np.int32)
+    assert np.array_equal(resumed.score(rows), undisturbed.score(rows))
+
+
+def test_constant_features_teach_nothing_and_break_nothing(checkerboard: Interactions) -> None:
+    same = {"text": FeatureTable(tuple(checkerboard.item_ids.tolist()), np.ones((20, 3), np.float32))}
+    for name in READ_FEATURES:
+        model = build_model(name, {}, checkerboard, same)
+        fit(model, checkerboard, None, TrainConfig(epochs=2, batch_size=64))
+        assert np.isfinite(model.score(np.arange(24, dtype=np.int32))).all()
 
 
 def test_a_user_without_a_choice_in_a_graph_of_one_pair_is_scored() -> None:
