@@ -70,13 +70,13 @@ BABY: dict[str, list[Setting]] = {
     "ease": settings({"l2": [50.0, 100.0, 200.0, 400.0, 800.0]}),
     "sparse_ease": settings({"l2": [50.0, 100.0, 200.0, 400.0, 800.0], "neighbours": [50, 200]}),
     "graph_filter": settings({
-        "alpha": [0.3, 0.5, 0.7],
-        "power": [0.5, 1.0, 1.5],
+        "alpha": [0.5, 0.7, 0.9],
+        "power": [0.5, 0.75, 1.0],
         "coefficients": [[1.0], [2.0, -1.0]],
     }),
     "als": settings({"alpha0": [0.003, 0.01, 0.03, 0.1], "l2": [0.003, 0.01, 0.03, 0.1]}),
-    "bpr_mf": settings({"reg": [1e-3, 1e-2, 3e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
-    "lightgcn": settings({"layers": [2, 3], "reg": [1e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
+    "bpr_mf": settings({"reg": [1e-3, 1e-2]}, EPOCHS | {"learning_rate": [1e-3, 5e-3]}),
+    "lightgcn": settings({"layers": [2], "reg": [1e-3, 3e-3, 1e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
 }
 
 
@@ -88,7 +88,7 @@ FILMS: dict[str, list[Setting]] = {
     "sparse_ease": settings({"l2": [200.0, 400.0], "neighbours": [200]}),
     "als": settings({"alpha0": [0.03, 0.1, 0.3], "l2": [0.001, 0.003, 0.01], "embedding_size": [128]}),
     "graph_filter": settings({
-        "alpha": [0.3, 0.5],
+        "alpha": [0.5, 0.7],
         "power": [1.0, 2.0],
         "content_weight": [0.1, 0.3],
         "coefficients": [[1.0]],
