@@ -74,7 +74,7 @@ BABY: dict[str, list[Setting]] = {
         "power": [0.5, 0.75, 1.0],
         "coefficients": [[1.0], [2.0, -1.0]],
     }),
-    "als": settings({"alpha0": [0.003, 0.01, 0.03, 0.1], "l2": [0.003, 0.01, 0.03, 0.1]}),
+    "als": settings({"alpha0": [0.03, 0.1, 0.3, 1.0], "l2": [0.001, 0.003, 0.01, 0.03]}),
     "bpr_mf": settings({"reg": [1e-3, 1e-2]}, EPOCHS | {"learning_rate": [1e-3, 5e-3]}),
     "lightgcn": settings({"layers": [2], "reg": [1e-3, 3e-3, 1e-2]}, EPOCHS | {"learning_rate": [5e-3]}),
 }
