@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from catalograph.cross_checks import cross_problems
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
 from extract.store import fingerprint
+from recsys.groups import GROUPINGS
 from recsys.interactions import InteractionColumns
 from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
@@ -61,20 +62,24 @@ class DataConfig(_Section):
     history_is_ordered: bool | None = None
     """Whether the order of a history means time; null: yes if there are timestamps."""
 
+    def under_root(self, name: str) -> Path:
+        """A path that starts at the data's root."""
+        return (self.root or Path()) / name
+
     @property
     def catalog_path(self) -> Path:
         """The catalogue file."""
-        return (self.root or Path()) / self.catalog
+        return self.under_root(self.catalog)
 
     @property
     def pictures_path(self) -> Path | None:
         """The pictures' folder or zip file."""
-        return None if self.pictures is None else (self.root or Path()) / self.pictures
+        return None if self.pictures is None else self.under_root(self.pictures)
 
     @property
     def interactions_path(self) -> Path:
         """The interactions file."""
-        return (self.root or Path()) / self.interactions
+        return self.under_root(self.interactions)
 
 
 class FeatureConfig(_Section):
@@ -119,8 +124,27 @@ class EvaluateConfig(_Section):
     """Retrievers whose own lists are measured beside the product's."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples of the users behind each interval."""
-    metrics: tuple[Literal["ndcg", "recall", "mrr", "hit"], ...] = ("ndcg", "recall", "mrr", "hit")
-    """Metrics, each at every cut-off."""
+    metrics: tuple[Literal["ndcg", "recall", "mrr", "hit", "precision", "map", "map_mmrec"], ...] = (
+        "ndcg",
+        "recall",
+        "mrr",
+        "hit",
+    )
+    """Metrics, each at every cut-off; map_mmrec divides by min(k, truths), as MMRec does."""
+    groups: tuple[str, ...] = ("activity", "popularity", "warmth")
+    """Groups told apart: activity, popularity, warmth, given; joined by * for intersections."""
+    given: str | None = None
+    """Table of user groups, CSV or Parquet with the columns user_id and group; null: none."""
+    diversity: str | None = None
+    """Feature whose cosines tell how varied lists are; null: not measured."""
+
+    @field_validator("groups")
+    @classmethod
+    def _known_groups(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if unknown := [part for part in name.split("*") if part not in GROUPINGS]:
+                raise ValueError(f"`{unknown[0]}` is no grouping; use {', '.join(GROUPINGS)}, joined by *")
+        return value
 
 
 class ReportConfig(_Section):

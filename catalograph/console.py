@@ -43,7 +43,7 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
         for name, row in result["stages"].items():
             console.print(_stage(name, row), highlight=False)
     fitting = max(1, (console.width - _NAME) // _CELL)
-    for metrics in tables:
+    for metrics in (table for table in tables if not table.detail):
         table = Table(
             box=SIMPLE_HEAD,
             title=f"\n{_plain(metrics.caption)}",

@@ -34,10 +34,15 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     order = str(candidates.get("order_by", "best"))
     if order != "best" and order not in retrievers:
         problems.append((("candidates", "order_by"), unknown_name("retriever", order, ["best", *retrievers])))
+    evaluate = _table(raw.get("evaluate"))
+    if isinstance(varied := evaluate.get("diversity"), str) and varied not in features:
+        problems.append((("evaluate", "diversity"), unknown_name("feature", varied, features)))
+    if evaluate.get("given") is None and any("given" in g.split("*") for g in _names(evaluate.get("groups"))):
+        problems.append((("evaluate", "given"), "the grouping `given` needs a table of user groups"))
     sources = _names(candidates.get("sources"))
     named = {
         ("candidates", "sources"): sources,
-        ("evaluate", "baselines"): _names(_table(raw.get("evaluate")).get("baselines")),
+        ("evaluate", "baselines"): _names(evaluate.get("baselines")),
     }
     for above, names in named.items():
         for position, name in enumerate(names):

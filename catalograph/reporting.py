@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from catalograph import evaluation
+from catalograph import evaluation, metric_tables
 from catalograph.extraction import captions, quarantined
 from catalograph.report.data import (
     Card,
@@ -42,7 +42,7 @@ def report(road: Road) -> Counts:
         title=road.config.report.title,
         notice=road.config.report.notice,
         notes=_notes(road),
-        metrics=evaluation.tables(road),
+        metrics=metric_tables.tables(evaluation.read_metrics(road)),
         curves=_curves(road),
         users=examples,
         history_note=_history_note(road),

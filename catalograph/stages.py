@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalograph import evaluation, extraction, reporting, reranking, retrieval
+from catalograph import evaluation, extraction, metric_tables, reporting, reranking, retrieval
 from catalograph.config import RunConfig
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
@@ -80,6 +80,8 @@ class RunSummary:
     """By stage: seconds, reused, and the counts in, ok, absent, quarantined where they apply."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """By list and metric, on the test split; empty before `evaluate` is done."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """All that the evaluation found: intervals, comparisons, groups, what lists are like."""
     tables: list[MetricTable] = field(default_factory=list)
     report: Path | None = None
 
@@ -89,6 +91,7 @@ class RunSummary:
             "run_dir": str(self.folder),
             "stages": self.stages,
             "metrics": self.metrics,
+            "evaluation": self.evaluation,
             "report": None if self.report is None else str(self.report),
         }
 
@@ -118,8 +121,9 @@ def run_stages(
                 run.log("stage", stage=name, state="done", **counts.as_dict())
             summary.stages[name] = {"seconds": kept.seconds, "reused": reused, **kept.counts}
         if road.is_done("evaluate"):
-            summary.tables = evaluation.tables(road)
-            summary.metrics = evaluation.means(road)
+            summary.evaluation = evaluation.read_metrics(road)
+            summary.metrics = evaluation.means(summary.evaluation)
+            summary.tables = metric_tables.tables(summary.evaluation)
         if run.report_path.is_file():
             summary.report = run.report_path
     return summary

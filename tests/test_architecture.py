@@ -28,6 +28,8 @@ LIGHT = (
     "recsys.candidates",
     "recsys.metrics",
     "recsys.significance",
+    "recsys.beyond_accuracy",
+    "recsys.groups",
     "recsys.settings",
     "rerank",
     "rerank.settings",

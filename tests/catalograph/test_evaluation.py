@@ -1,0 +1,96 @@
+"""What the evaluation stage finds, through the command line, held against the lists it was made from."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys import Candidates, Interactions, judge
+from recsys.beyond_accuracy import list_statistics
+from recsys.groups import activity, judged_by_group, warmth
+
+if TYPE_CHECKING:
+    from conftest import World
+
+METRICS = ["ndcg", "precision", "map_mmrec"]
+
+
+def retrieval_only(world: World, **evaluate: Any) -> dict[str, Any]:
+    """Changes to the configuration that leave two closed-form retrievers and titles."""
+    settings = {"ks": [5], "baselines": ["popularity"], "bootstrap": 100, "metrics": METRICS}
+    return {
+        "caption": None,
+        "rerank": None,
+        "features": {"title": world.config()["features"]["title"]},
+        "retrievers": {"item_knn": {"model": "item_knn"}, "popularity": {"model": "popularity"}},
+        "candidates": {"k": world.listed, "order_by": "item_knn"},
+        "evaluate": {**settings, **evaluate},
+    }
+
+
+def test_groups_statistics_and_corrected_p_values_are_in_the_file_and_in_json(world: World) -> None:
+
+    groups = ["activity", "warmth", "activity*warmth"]
+    changes = retrieval_only(world, groups=groups, diversity="title")
+    run = world.run("metrics", "--json", **changes)
+    assert run.code == 0, run.err
+    stages = run.folder / "stages"
+    found = json.loads((stages / "80-evaluate/metrics.json").read_text())
+    assert json.loads(run.out)["evaluation"] == found
+    train, test = (Interactions.load(stages / f"10-prepare/{name}.parquet") for name in ("train", "test"))
+    lists = Candidates.from_parquet(stages / "50-recommend/test.parquet")
+
+    by_hand = list_statistics(lists, train, [5])[5]
+    assert found["statistics"]["retrieved"]["coverage@5"] == by_hand.coverage
+    assert 0 < found["statistics"]["retrieved"]["diversity@5"] < 2
+    judged = judge(lists, test)
+    assert found["oracle"]["precision@5"] == judged.oracle([5]).mean()["precision@5"]
+    parts = judged_by_group(judged, [activity(train), warmth(train)], train.user_rows_of(judged.user_ids))
+    crossed = found["groups"]["activity*warmth"]
+    assert {name: entry["users"] for name, entry in crossed.items()} == {
+        name: len(part.user_ids) for name, part in parts.items()
+    }
+    for name, part in parts.items():
+        got = crossed[name]["lists"]["retrieved"]["ndcg@5"]
+        assert got["mean"] == part.metrics([5]).mean()["ndcg@5"]
+        assert got["low"] <= got["mean"] <= got["high"]
+    assert all(row["p"] <= row["p_holm"] <= 1 for row in found["comparisons"])
+    page = (run.folder / "report/index.html").read_text()
+    for words in ("By activity and warmth", "What the lists are like", "coverage@5", "p = ", "best order"):
+        assert words in page
+
+
+def test_groups_that_were_given_are_told_apart(world: World) -> None:
+    chosen = retrieval_only(world, groups=["given"], given="groups.parquet")
+    assert world.run("prepare", verb="prepare", **{**chosen, "evaluate": {}}).code == 0
+    ids = Interactions.load(world.root / "run-prepare/stages/10-prepare/train.parquet").user_ids.tolist()
+
+    pq.write_table(
+        pa.table({"user_id": ids, "group": ["even", "odd"] * (len(ids) // 2)}), world.data / "groups.parquet"
+    )
+    run = world.run("given", "--json", verb="evaluate", **chosen)
+    assert run.code == 0, run.err
+    found = json.loads(run.out)["evaluation"]["groups"]["given"]
+    assert {name: entry["users"] for name, entry in found.items()} == {"even": 40, "odd": 40}
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "words"),
+    [
+        ({"groups": ["activty"]}, "no grouping"),
+        ({"groups": ["given"]}, "needs a table"),
+        ({"diversity": "titel"}, "title"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused(world: World, evaluate: dict[str, Any], words: str) -> None:
+    run = world.run("bad", verb="prepare", **retrieval_only(world, **evaluate))
+    assert run.code == 2 and words in run.err
+
+
+def test_a_missing_table_of_groups_is_an_error_that_names_it(world: World) -> None:
+    run = world.run("missing", **retrieval_only(world, groups=["given"], given="nowhere.csv"))
+    assert run.code == 4 and "nowhere.csv" in run.err
