@@ -23,10 +23,12 @@ def margin(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 def half_squared_norm(table: Tensor, rows: Tensor, batch: int) -> Tensor:
     """1/2 of the squares of the table's rows [N, D] named in `rows`, repeats counted, divided by `batch`.
 
-    The L2 term of the official LightGCN. Counting the repeats touches N rows instead of copying 3 B.
+    The L2 term of the official LightGCN. Repeats are counted, so no row is touched twice.
     """
-    counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
-    return (counts * table.square().sum(dim=1)).sum() / (2 * batch)
+    counts = torch.bincount(rows, minlength=len(table))
+    named = counts.nonzero().squeeze(1)
+    squares = F.embedding(named, table).square().sum(dim=1)
+    return (counts[named].to(table.dtype) * squares).sum() / (2 * batch)
 
 
 def mean_square(*tables: Tensor) -> Tensor:
