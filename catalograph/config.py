@@ -110,7 +110,11 @@ class CandidatesConfig(_Section):
     k: Annotated[int, Field(ge=1)] = 50
     """Candidates per user."""
     order_by: str = "best"
-    """The retriever whose top k are the candidates, or ``best``: the one with the best validation NDCG."""
+    """The retriever whose top k are the candidates; ``best``: the one with the best validation NDCG;
+    ``merged``: the weighted sum of all sources' standardised scores, weights from validation."""
+    protocol: Literal["strict", "mmrec"] = "strict"
+    """``strict``: test lists leave out train and validation items, from models refitted on both; ``mmrec``:
+    they leave out train items only, from models that learned from train."""
     sources: tuple[str, ...] = ()
     """Retrievers whose scores are written down for each candidate; empty: all."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ from catalograph.road import Counts, Road
 from extract.errors import ConfigError
 from extract.features import FeatureTable
 from extract.store import hash_file, write_atomic
-from recsys.candidates import retrieve
+from recsys.candidates import Candidates, retrieve
 from recsys.interactions import Interactions, read_interactions
+from recsys.merge import fit_weights, retrieve_merged
 from recsys.metrics import evaluate
 from recsys.split import Fold, out_of_fold, split_interactions
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SELECTION = "ndcg@20"
+MERGED = "merged"
 CHECKPOINTS = "checkpoints"
 
 
@@ -92,6 +94,7 @@ def train_parts(road: Road) -> dict[str, Any]:
         "embed": road.hash_of("embed"),
         "retrievers": {name: r.model_dump(mode="json") for name, r in config.retrievers.items()},
         "sources": list(source_names(config)),
+        "refitted": config.candidates.protocol == "strict",
         "folds": None if config.rerank is None else config.rerank.finetune.folds,
         "folds_used": None if config.rerank is None else config.rerank.finetune.folds_used,
         "seed": config.seed,
@@ -131,34 +134,49 @@ def recommend(road: Road) -> Counts:
     config, train_part, valid_part = road.config, road.part("train"), road.part("valid")
     sources = source_names(config)
     select = _load_models(road, "select", sources, train_part)
-    order_by, scores = _leader(config, select, train_part, valid_part)
-    k = config.candidates.k
-    retrieve(select, train_part, users_of(valid_part), k, order_by=order_by).to_parquet(
-        road.path("recommend", "valid.parquet")
-    )
-    final = _load_models(road, "final", sources, road.known)
-    lists = retrieve(final, road.known, users_of(road.known), k, order_by=order_by)
+    order = _order(config, select, train_part, valid_part)
+    order.lists(select, train_part, users_of(valid_part)).to_parquet(road.path("recommend", "valid.parquet"))
+    kind, known = ("final", road.known) if config.candidates.protocol == "strict" else ("select", train_part)
+    lists = order.lists(_load_models(road, kind, sources, known), known, users_of(known))
     lists.to_parquet(road.path("recommend", "test.parquet"))
-    lists.to_trec(road.path("recommend", "test.trec"), order_by)
+    lists.to_trec(road.path("recommend", "test.trec"), order.name)
     outputs = ["valid.parquet", "test.parquet", "test.trec", "leader.json"]
     for number, fold in enumerate(folds_of(road)):
         models = _load_models(road, f"fold-{number}", sources, fold.train)
         name = f"fold-{number}.parquet"
-        retrieve(models, fold.train, users_of(fold.held_out), k, order_by=order_by).to_parquet(
-            road.path("recommend", name)
-        )
+        order.lists(models, fold.train, users_of(fold.held_out)).to_parquet(road.path("recommend", name))
         outputs.append(name)
     for name in config.evaluate.baselines:
-        model = _load_models(road, "final", (name,), road.known)
+        model = _load_models(road, kind, (name,), known)
         output = f"baseline-{name}.parquet"
         # As long as the product's own lists: at a cut-off beyond k, a longer baseline would be helped.
-        retrieve(model, road.known, users_of(road.known), k).to_parquet(road.path("recommend", output))
+        retrieve(model, known, users_of(known), config.candidates.k).to_parquet(
+            road.path("recommend", output)
+        )
         outputs.append(output)
-    write_atomic(
-        road.path("recommend", "leader.json"),
-        json.dumps({"order_by": order_by, SELECTION: scores}, indent=1).encode(),
-    )
+    leader = {"order_by": order.name, SELECTION: order.scores, "weights": order.weights}
+    write_atomic(road.path("recommend", "leader.json"), json.dumps(leader, indent=1).encode())
     return Counts(len(lists), len(lists), outputs=tuple(outputs))
+
+
+@dataclass(frozen=True)
+class Order:
+    """How candidates are ordered: by one retriever, or by a weighted sum of all (`weights`); and the NDCG@20
+    on validation of every source, of the sum too.
+    """
+
+    name: str
+    k: int
+    scores: dict[str, float]
+    weights: dict[str, float] | None = None
+
+    def lists(
+        self, models: Mapping[str, Recommender], seen: Interactions, users: Sequence[str]
+    ) -> Candidates:
+        """The candidates of some users, with every model's score and rank."""
+        if self.weights is not None:
+            return retrieve_merged(models, seen, users, self.k, self.weights)
+        return retrieve(models, seen, users, self.k, order_by=self.name)
 
 
 def source_names(config: RunConfig) -> tuple[str, ...]:
@@ -188,7 +206,8 @@ def _fits(road: Road) -> Iterator[Fit]:
     for name in needed:
         yield Fit("select", name, train_part, road.part("valid"), None)
         epochs = _epochs(road, name)
-        yield Fit("final", name, road.known, None, epochs)
+        if config.candidates.protocol == "strict":
+            yield Fit("final", name, road.known, None, epochs)
         if name in sources:
             for number, fold in enumerate(folds_of(road)):
                 yield Fit(f"fold-{number}", name, fold.train, None, epochs)
@@ -246,21 +265,24 @@ def _load_models(road: Road, kind: str, names: tuple[str, ...], part: Interactio
     }
 
 
-def _leader(
+def _order(
     config: RunConfig, models: Mapping[str, Recommender], train_part: Interactions, valid_part: Interactions
-) -> tuple[str, dict[str, float]]:
-    """The retriever whose order the candidates come in, and every source's validation score."""
-    users, order_by = users_of(valid_part), config.candidates.order_by
+) -> Order:
+    """The order the candidates come in, chosen on validation where the configuration leaves it open."""
+    users, order_by, k = users_of(valid_part), config.candidates.order_by, config.candidates.k
     if not users:
-        if order_by == "best":
+        if order_by in ("best", MERGED):
             raise ConfigError(
                 "C205",
-                "candidates.order_by is best, and there is no validation split to choose by",
+                f"candidates.order_by is {order_by}, and there is no validation split to choose by",
                 next_step="name a retriever in candidates.order_by, or give data.split.valid_share",
             )
-        return order_by, {}
+        return Order(order_by, k, {})
     scores = {
         name: evaluate(retrieve({name: model}, train_part, users, 20), valid_part, (20,)).mean()[SELECTION]
         for name, model in models.items()
     }
-    return (max(scores, key=lambda name: scores[name]) if order_by == "best" else order_by), scores
+    if order_by == MERGED:
+        weights, reached = fit_weights(models, train_part, valid_part, k, seed=config.seed)
+        return Order(MERGED, k, scores | {MERGED: reached}, weights)
+    return Order(max(scores, key=lambda name: scores[name]) if order_by == "best" else order_by, k, scores)

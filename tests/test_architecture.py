@@ -30,6 +30,7 @@ LIGHT = (
     "recsys.significance",
     "recsys.beyond_accuracy",
     "recsys.groups",
+    "recsys.merge",
     "recsys.settings",
     "rerank",
     "rerank.settings",

@@ -94,3 +94,43 @@ def test_names_that_do_not_exist_are_refused(world: World, evaluate: dict[str, A
 def test_a_missing_table_of_groups_is_an_error_that_names_it(world: World) -> None:
     run = world.run("missing", **retrieval_only(world, groups=["given"], given="nowhere.csv"))
     assert run.code == 4 and "nowhere.csv" in run.err
+
+
+def test_a_merged_order_is_kept_for_test_lists_and_named_in_the_report(world: World) -> None:
+    chosen = retrieval_only(world)
+    chosen["candidates"]["order_by"] = "merged"
+    run = world.run("merged", "--json", **chosen)
+    assert run.code == 0, run.err
+    stages = run.folder / "stages"
+    leader = json.loads((stages / "50-recommend/leader.json").read_text())
+    assert leader["order_by"] == "merged" and sum(leader["weights"].values()) == pytest.approx(1)
+    assert leader["ndcg@20"]["merged"] >= max(leader["ndcg@20"][n] for n in ("item_knn", "popularity"))
+    lists = Candidates.from_parquet(stages / "50-recommend/test.parquet")
+    assert set(lists.scores) == {"item_knn", "popularity"} and (lists.ranks["popularity"] > 0).all()
+    assert "in the order of merged" in (run.folder / "report/index.html").read_text()
+
+
+def test_the_mmrec_protocol_leaves_validation_items_in_and_refits_nothing(world: World) -> None:
+    chosen = retrieval_only(world)
+    chosen["candidates"]["protocol"] = "mmrec"
+    run = world.run("mmrec", **chosen)
+    assert run.code == 0, run.err
+    stages = run.folder / "stages"
+    assert [path.name for path in (stages / "40-train").iterdir() if path.is_dir()] == ["select"]
+    train, valid = (Interactions.load(stages / f"10-prepare/{name}.parquet") for name in ("train", "valid"))
+    for name in ("test", "baseline-popularity"):
+        lists = Candidates.from_parquet(stages / f"50-recommend/{name}.parquet")
+        shown = {
+            (u, i) for u, row in zip(lists.user_ids.tolist(), lists.items.tolist(), strict=True) for i in row
+        }
+        taken = {
+            part: set(zip(p.user_ids[p.user_rows].tolist(), p.item_ids[p.item_rows].tolist(), strict=True))
+            for part, p in (("train", train), ("valid", valid))
+        }
+        assert shown & taken["valid"] and not shown & taken["train"]
+    assert "Protocol mmrec" in (run.folder / "report/index.html").read_text()
+
+
+def test_the_mmrec_protocol_refuses_a_reranker(world: World) -> None:
+    run = world.run("both", verb="prepare", candidates={"k": 20, "order_by": "lirdrec", "protocol": "mmrec"})
+    assert run.code == 2 and "rerank needs strict" in run.err
