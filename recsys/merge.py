@@ -3,8 +3,8 @@
 A source's scores are standardised over all the items a user has not seen (mean 0, deviation 1), so that
 sources of any scale add up; the pool holds the best items of every source that has a weight. The weights come
 from validation, by a search that starts at the best single source and keeps only what improves. Left out, as
-they were measured to be worse (docs/benchmarks.md): reciprocal rank fusion (Cormack et al., SIGIR 2009), log
-ranks, scores scaled to 0..1, scores standardised within the pool.
+they were measured to be worse or no better (`benchmarks/merged_lists.py`): reciprocal rank fusion (Cormack et
+al., SIGIR 2009), log ranks, scores scaled to 0..1, scores standardised within the pool.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy import sparse
 from extract.errors import ConfigError
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions, check_same_axes
-from recsys.metrics import Hits, hit_matrix, ndcg
+from recsys.metrics import Counts, Hits, hit_matrix, ndcg
 from recsys.ranking import (
     NO_ITEM,
     Recommender,
@@ -122,18 +122,27 @@ def fit_weights(
     width = max(CUT, *(found.shape[1] for found in hits))
     table = np.concatenate([_padded(part, width, -np.inf) for part in votes], axis=1)
     found = np.concatenate([_padded(part, width, False) for part in hits])
+    shares, best = best_shares(table, found, n_truth)
+    return dict(zip(models, shares.tolist(), strict=True)), best
+
+
+def best_shares(votes: Votes, hits: Hits, n_truth: Counts) -> tuple[NDArray[np.float64], float]:
+    """Shares [S] of sources whose weighted votes have the best NDCG@20, and that NDCG.
+
+    `votes` [S, U, P] of pooled items, -inf at padded places; `hits` [U, P] says which are truths, `n_truth`
+    [U] how many there are. P is at least 20.
+    """
 
     def value(shares: NDArray[np.float64]) -> float:
         used = shares > 0
-        final = np.tensordot(shares[used].astype(np.float32), table[used], axes=1)
+        final = np.tensordot(shares[used].astype(np.float32), votes[used], axes=1)
         # The lists themselves break ties by id; in sums of scores they are too rare to move a weight.
         top = np.argpartition(-final, CUT - 1, axis=1)[:, :CUT]
         order = np.argsort(-np.take_along_axis(final, top, axis=1), axis=1, kind="stable")
-        in_order = np.take_along_axis(found, np.take_along_axis(top, order, axis=1), axis=1)
+        in_order = np.take_along_axis(hits, np.take_along_axis(top, order, axis=1), axis=1)
         return float(ndcg(in_order, n_truth, CUT).mean())
 
-    shares, best = _climb(value, len(models))
-    return dict(zip(models, shares.tolist(), strict=True)), best
+    return _climb(value, len(votes))
 
 
 def _climb(
