@@ -117,6 +117,16 @@ class CandidatesConfig(_Section):
     they leave out train items only, from models that learned from train."""
     sources: tuple[str, ...] = ()
     """Retrievers whose scores are written down for each candidate; empty: all."""
+    allow: str | None = None
+    """Table with the column item_id: only these items may be listed; null: all."""
+    deny: str | None = None
+    """Table with the column item_id: these items may not be listed; null: none."""
+    cap_by: str | None = None
+    """Attribute of the catalogue whose values are capped, several values of an item split at ``|``."""
+    cap: PositiveInt = 3
+    """Items of one value of ``cap_by`` in a list at most."""
+    embeddings: bool = False
+    """Whether user and item vectors of retrievers that have them are written, as Parquet."""
 
 
 class EvaluateConfig(_Section):

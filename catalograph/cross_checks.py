@@ -54,6 +54,9 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     if candidates.get("protocol") == "mmrec" and raw.get("rerank") is not None:
         what = "mmrec is a protocol for retrievers: validation items stay in its lists; rerank needs strict"
         problems.append((("candidates", "protocol"), what))
+    attributes = _names(_table(_table(raw.get("data")).get("catalog_columns")).get("attributes"))
+    if isinstance(capped := candidates.get("cap_by"), str) and capped not in attributes:
+        problems.append((("candidates", "cap_by"), unknown_name("attribute", capped, attributes)))
     k = candidates.get("k")
     if isinstance(k, int) and k > MOST_CANDIDATES and raw.get("rerank") is not None:
         what = f"a reranker takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"

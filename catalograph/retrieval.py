@@ -10,24 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from catalograph.config import RunConfig
 from catalograph.extraction import feature_tables
 from catalograph.integrity import read_json
+from catalograph.orders import SELECTION, choose_order, rule_parts, users_of, write_embeddings
 from catalograph.road import Counts, Road
-from extract.errors import ConfigError
 from extract.features import FeatureTable
 from extract.store import hash_file, write_atomic
-from recsys.candidates import Candidates, retrieve
 from recsys.interactions import Interactions, read_interactions
-from recsys.merge import fit_weights, retrieve_merged
-from recsys.metrics import evaluate
 from recsys.split import Fold, out_of_fold, split_interactions
 
 if TYPE_CHECKING:
@@ -35,8 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SELECTION = "ndcg@20"
-MERGED = "merged"
 CHECKPOINTS = "checkpoints"
 
 
@@ -124,6 +117,7 @@ def recommend_parts(road: Road) -> dict[str, Any]:
         "train": road.hash_of("train"),
         "prepare": road.hash_of("prepare"),
         "candidates": config.candidates.model_dump(mode="json"),
+        "rules": rule_parts(road),
         "baselines": list(config.evaluate.baselines),
     }
 
@@ -134,7 +128,7 @@ def recommend(road: Road) -> Counts:
     config, train_part, valid_part = road.config, road.part("train"), road.part("valid")
     sources = source_names(config)
     select = _load_models(road, "select", sources, train_part)
-    order = _order(config, select, train_part, valid_part)
+    order = choose_order(road, select, train_part, valid_part)
     order.lists(select, train_part, users_of(valid_part)).to_parquet(road.path("recommend", "valid.parquet"))
     kind, known = ("final", road.known) if config.candidates.protocol == "strict" else ("select", train_part)
     lists = order.lists(_load_models(road, kind, sources, known), known, users_of(known))
@@ -150,33 +144,13 @@ def recommend(road: Road) -> Counts:
         model = _load_models(road, kind, (name,), known)
         output = f"baseline-{name}.parquet"
         # As long as the product's own lists: at a cut-off beyond k, a longer baseline would be helped.
-        retrieve(model, known, users_of(known), config.candidates.k).to_parquet(
-            road.path("recommend", output)
-        )
+        order.alone(model, known, users_of(known)).to_parquet(road.path("recommend", output))
         outputs.append(output)
+    if config.candidates.embeddings:
+        outputs += write_embeddings(road, _load_models(road, kind, sources, known), known)
     leader = {"order_by": order.name, SELECTION: order.scores, "weights": order.weights}
     write_atomic(road.path("recommend", "leader.json"), json.dumps(leader, indent=1).encode())
     return Counts(len(lists), len(lists), outputs=tuple(outputs))
-
-
-@dataclass(frozen=True)
-class Order:
-    """How candidates are ordered: by one retriever, or by a weighted sum of all (`weights`); and the NDCG@20
-    on validation of every source, of the sum too.
-    """
-
-    name: str
-    k: int
-    scores: dict[str, float]
-    weights: dict[str, float] | None = None
-
-    def lists(
-        self, models: Mapping[str, Recommender], seen: Interactions, users: Sequence[str]
-    ) -> Candidates:
-        """The candidates of some users, with every model's score and rank."""
-        if self.weights is not None:
-            return retrieve_merged(models, seen, users, self.k, self.weights)
-        return retrieve(models, seen, users, self.k, order_by=self.name)
 
 
 def source_names(config: RunConfig) -> tuple[str, ...]:
@@ -191,11 +165,6 @@ def folds_of(road: Road) -> list[Fold]:
     settings, train_part = road.config.rerank.finetune, road.part("train")
     folds = out_of_fold(train_part, settings.folds, road.config.seed, train_part.ordered)
     return folds[: settings.folds_used]
-
-
-def users_of(part: Interactions) -> list[str]:
-    """The users with at least one interaction in a part, in the order of the user axis."""
-    return [str(user) for user in part.user_ids[np.unique(part.user_rows)]]
 
 
 def _fits(road: Road) -> Iterator[Fit]:
@@ -263,26 +232,3 @@ def _load_models(road: Road, kind: str, names: tuple[str, ...], part: Interactio
         name: load_model(road.path("train", f"{kind}/{name}/none").parent, part, _features(road, name))
         for name in names
     }
-
-
-def _order(
-    config: RunConfig, models: Mapping[str, Recommender], train_part: Interactions, valid_part: Interactions
-) -> Order:
-    """The order the candidates come in, chosen on validation where the configuration leaves it open."""
-    users, order_by, k = users_of(valid_part), config.candidates.order_by, config.candidates.k
-    if not users:
-        if order_by in ("best", MERGED):
-            raise ConfigError(
-                "C205",
-                f"candidates.order_by is {order_by}, and there is no validation split to choose by",
-                next_step="name a retriever in candidates.order_by, or give data.split.valid_share",
-            )
-        return Order(order_by, k, {})
-    scores = {
-        name: evaluate(retrieve({name: model}, train_part, users, 20), valid_part, (20,)).mean()[SELECTION]
-        for name, model in models.items()
-    }
-    if order_by == MERGED:
-        weights, reached = fit_weights(models, train_part, valid_part, k, seed=config.seed)
-        return Order(MERGED, k, scores | {MERGED: reached}, weights)
-    return Order(max(scores, key=lambda name: scores[name]) if order_by == "best" else order_by, k, scores)

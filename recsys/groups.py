@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.errors import InvalidData
-from recsys.columns import InteractionColumns, read_table, texts
+from extract.tables import read_columns
 from recsys.interactions import Interactions
 from recsys.metrics import Judged
 
@@ -72,9 +72,8 @@ def given(groups: Mapping[str, str], train: Interactions) -> Grouping:
 
 def read_groups(path: Path) -> dict[str, str]:
     """User id to label from a CSV or Parquet file with the columns `user_id` and `group`."""
-    table = read_table(path, InteractionColumns(user="user_id", item="group"))
-    users, labels = (texts(table[name]) for name in ("user_id", "group"))
-    return dict(zip(users.tolist(), labels.tolist(), strict=True))
+    table = read_columns(path, ("user_id", "group"), ids=("user_id",))
+    return dict(zip(table["user_id"].to_pylist(), table["group"].to_pylist(), strict=True))
 
 
 def judged_by_group(

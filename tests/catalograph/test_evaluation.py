@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -134,3 +135,47 @@ def test_the_mmrec_protocol_leaves_validation_items_in_and_refits_nothing(world:
 def test_the_mmrec_protocol_refuses_a_reranker(world: World) -> None:
     run = world.run("both", verb="prepare", candidates={"k": 20, "order_by": "lirdrec", "protocol": "mmrec"})
     assert run.code == 2 and "rerank needs strict" in run.err
+
+
+def test_lists_keep_the_rules_and_vectors_are_written_on_request(world: World) -> None:
+    shop = pq.read_table(world.data / "catalog.parquet")
+    ids = shop["product"].to_pylist()
+    pq.write_table(pa.table({"item_id": ids[:40]}), world.data / "allow.parquet")
+    (world.data / "deny.csv").write_text("item_id\n" + "\n".join(ids[:5]) + "\n")
+    kinds = [f"kind {n % 4}|all" if n % 2 else f"kind {n % 4}" for n in range(len(ids))]
+    pq.write_table(shop.append_column("kind", pa.array(kinds)), world.data / "catalog.parquet")
+    chosen = retrieval_only(world)
+    chosen["data"] = world.config()["data"]
+    chosen["data"]["catalog_columns"]["attributes"] = ["kind"]
+    lightgcn = {"model": "lightgcn", "params": {"embedding_size": 4}, "train": {"epochs": 1}}
+    chosen["retrievers"]["lightgcn"] = lightgcn
+    chosen["candidates"] |= {"k": 8, "allow": "allow.parquet", "deny": "deny.csv", "embeddings": True}
+    chosen["candidates"] |= {"cap_by": "kind", "cap": 3, "order_by": "merged"}
+    run = world.run("rules", verb="recommend", **chosen)
+    assert run.code == 0, run.err
+    stage = run.folder / "stages/50-recommend"
+    kind_of = dict(zip(ids, kinds, strict=True))
+    for name in ("test", "valid", "baseline-popularity"):
+        lists = Candidates.from_parquet(stage / f"{name}.parquet")
+        for row in lists.items.tolist():
+            listed = [item for item in row if item]
+            assert listed and set(listed) <= set(ids[5:40])
+            values = [value for item in listed for value in kind_of[item].split("|")]
+            assert max(values.count(value) for value in set(values)) <= 3
+    vectors = {
+        side: pq.read_table(stage / f"embeddings/lightgcn-{side}s.parquet") for side in ("user", "item")
+    }
+    assert vectors["item"]["item_id"].to_pylist() == ids
+    users, items = (np.array(vectors[side]["vector"].to_pylist()) for side in ("user", "item"))
+    lists = Candidates.from_parquet(stage / "test.parquet")
+    row = vectors["user"]["user_id"].to_pylist().index(lists.user_ids[0])
+    own = [ids.index(item) for item in lists.items[0] if item]
+    assert lists.scores["lightgcn"][0][: len(own)] == pytest.approx(users[row] @ items[own].T, rel=1e-4)
+
+
+def test_rules_that_leave_nothing_are_refused(world: World) -> None:
+    (world.data / "allow.csv").write_text("item_id\nstranger\n")
+    chosen = retrieval_only(world)
+    chosen["candidates"]["allow"] = "allow.csv"
+    run = world.run("nothing", verb="recommend", **chosen)
+    assert run.code == 2 and "leave no item" in run.err
