@@ -151,7 +151,7 @@ def _app(
 
 @app.command()
 def demo(
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Run folder.")] = Path("runs/demo"),
+    run_dir: Folder = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the shop and of everything drawn after it.")] = 0,
     items: Annotated[int, typer.Option(help="Items in the shop.")] = 1000,
     users: Annotated[int, typer.Option(help="Users of the shop.")] = 1500,
@@ -220,9 +220,7 @@ def doctor(
 def validate(
     config: Config = None,
     sets: Set = None,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of the configuration.")
-    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check the configuration and the headers of the data, without loading a model; all problems at once."""
@@ -233,10 +231,22 @@ def validate(
         return
     from catalograph.validate import check_inputs
 
-    resolved = _load(config, sets, None)
-    check_inputs(resolved)
+    check_inputs(resolved := _load(config, sets, None))
     summary = {"ok": True, "config": str(config), "fingerprint": resolved.fingerprint()}
     typer.echo(json.dumps(summary) if as_json else f"{config}: valid")
+
+
+@app.command()
+def newcomers(
+    run_dir: Folder,
+    histories: Annotated[Path, typer.Option("--histories", help="Who chose what.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file of the lists.")],
+    as_json: Json = False,
+) -> None:
+    """Recommend to users that a finished run never saw, by their histories."""
+    from catalograph.newcomers import recommend_newcomers as recommend
+
+    typer.echo(recommend(_load(None, None, run_dir), run_dir, histories, out, as_json))
 
 
 @app.command()

@@ -4,6 +4,7 @@ that their lists keep.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +92,13 @@ def choose_order(
         return Order(MERGED, k, scores | {MERGED: reached}, weights, rules)
     name = max(scores, key=lambda name: scores[name]) if order_by == "best" else order_by
     return Order(name, k, scores, rules=rules)
+
+
+def saved_order(road: Road, train: Interactions) -> Order:
+    """The order that the recommend stage chose."""
+    leader = json.loads(road.path("recommend", "leader.json").read_text())
+    k, rules = road.config.candidates.k, _rules(road, train)
+    return Order(leader["order_by"], k, leader[SELECTION], leader["weights"], rules)
 
 
 def rule_parts(road: Road) -> dict[str, Any]:

@@ -127,27 +127,27 @@ def recommend(road: Road) -> Counts:
     road.use_threads()
     config, train_part, valid_part = road.config, road.part("train"), road.part("valid")
     sources = source_names(config)
-    select = _load_models(road, "select", sources, train_part)
+    select = load_models(road, "select", sources, train_part)
     order = choose_order(road, select, train_part, valid_part)
     order.lists(select, train_part, users_of(valid_part)).to_parquet(road.path("recommend", "valid.parquet"))
-    kind, known = ("final", road.known) if config.candidates.protocol == "strict" else ("select", train_part)
-    lists = order.lists(_load_models(road, kind, sources, known), known, users_of(known))
+    kind, known = final_fit(road)
+    lists = order.lists(load_models(road, kind, sources, known), known, users_of(known))
     lists.to_parquet(road.path("recommend", "test.parquet"))
     lists.to_trec(road.path("recommend", "test.trec"), order.name)
     outputs = ["valid.parquet", "test.parquet", "test.trec", "leader.json"]
     for number, fold in enumerate(folds_of(road)):
-        models = _load_models(road, f"fold-{number}", sources, fold.train)
+        models = load_models(road, f"fold-{number}", sources, fold.train)
         name = f"fold-{number}.parquet"
         order.lists(models, fold.train, users_of(fold.held_out)).to_parquet(road.path("recommend", name))
         outputs.append(name)
     for name in config.evaluate.baselines:
-        model = _load_models(road, kind, (name,), known)
+        model = load_models(road, kind, (name,), known)
         output = f"baseline-{name}.parquet"
         # As long as the product's own lists: at a cut-off beyond k, a longer baseline would be helped.
         order.alone(model, known, users_of(known)).to_parquet(road.path("recommend", output))
         outputs.append(output)
     if config.candidates.embeddings:
-        outputs += write_embeddings(road, _load_models(road, kind, sources, known), known)
+        outputs += write_embeddings(road, load_models(road, kind, sources, known), known)
     leader = {"order_by": order.name, SELECTION: order.scores, "weights": order.weights}
     write_atomic(road.path("recommend", "leader.json"), json.dumps(leader, indent=1).encode())
     return Counts(len(lists), len(lists), outputs=tuple(outputs))
@@ -225,7 +225,14 @@ def _features(road: Road, name: str) -> Mapping[str, FeatureTable]:
     return {feature: tables[feature] for feature in road.config.retrievers[name].features}
 
 
-def _load_models(road: Road, kind: str, names: tuple[str, ...], part: Interactions) -> dict[str, Recommender]:
+def final_fit(road: Road) -> tuple[str, Interactions]:
+    """The kind of fit that test lists come from, and what it learned from, whose items they leave out."""
+    strict = road.config.candidates.protocol == "strict"
+    return ("final", road.known) if strict else ("select", road.part("train"))
+
+
+def load_models(road: Road, kind: str, names: tuple[str, ...], part: Interactions) -> dict[str, Recommender]:
+    """The models of a kind of fit (`select`, `final`, `fold-N`), with the histories of `part`."""
     from recsys.models import load_model
 
     return {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
 from catalograph.road import Counts, Road
 from catalograph.runs import open_run
+from extract.errors import MissingPrerequisite
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,27 @@ def run_stages(
         if run.report_path.is_file():
             summary.report = run.report_path
     return summary
+
+
+@contextmanager
+def finished_road(config: RunConfig, folder: Path, stage: str, progress: Progress) -> Iterator[Road]:
+    """A run opened to read what a stage and those before it made.
+
+    Raises:
+        MissingPrerequisite: P102, one of them is not done.
+    """
+    with open_run(folder, config) as run:
+        road = Road(run, config, progress)
+        for name in _with_needs(config, (stage,)):
+            road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
+            if not road.is_done(name):
+                raise MissingPrerequisite(
+                    "P102",
+                    f"the stage {name} of this run is not done",
+                    where=str(folder),
+                    next_step=f"run `catalograph {stage} --run-dir {folder}` first",
+                )
+        yield road
 
 
 def _with_needs(config: RunConfig, stages: Sequence[str] | None) -> list[str]:

@@ -190,10 +190,10 @@ def top_k_factors(
     values = np.full((len(users), k), np.nan, dtype=np.float32)
     column_of = np.empty(len(places), dtype=np.int32)
     column_of[places] = np.arange(len(places), dtype=np.int32)
-    vectors = np.ascontiguousarray(items)
+    users, vectors = (np.ascontiguousarray(v, dtype=np.float32) for v in (users, items))
 
     def rank(part: slice) -> None:
-        keys = _best_keys(np.ascontiguousarray(users[part]), vectors, _rows_of(seen, part), k, places)
+        keys = _best_keys(users[part], vectors, _rows_of(seen, part), k, places)
         there = keys != _NONE
         found[part][there] = column_of[keys[there] & 0xFFFFFFFF]
         values[part][there] = scores_of(keys[there])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from catalograph.cli import main
 from recsys import Candidates, Interactions, judge
 from recsys.beyond_accuracy import list_statistics
 from recsys.groups import activity, judged_by_group, warmth
@@ -179,3 +180,35 @@ def test_rules_that_leave_nothing_are_refused(world: World) -> None:
     chosen["candidates"]["allow"] = "allow.csv"
     run = world.run("nothing", verb="recommend", **chosen)
     assert run.code == 2 and "leave no item" in run.err
+
+
+def test_newcomers_get_lists_of_a_finished_run_and_known_histories_known_lists(world: World) -> None:
+    chosen = retrieval_only(world)
+    lightgcn = {"model": "lightgcn", "params": {"embedding_size": 4}, "train": {"epochs": 1}}
+    chosen["retrievers"]["lightgcn"] = lightgcn
+    world.run("newcomers", verb="recommend", **chosen)
+    folder, out = world.root / "run-newcomers", world.root / "lists" / "new.parquet"
+    parts = [Interactions.load(folder / f"stages/10-prepare/{name}.parquet") for name in ("train", "valid")]
+    known = parts[0].concat(parts[1])
+    users = [f"twin of {user}" for user in known.user_ids[known.user_rows]] + ["nobody yet"]
+    items = [*known.item_ids[known.item_rows].tolist(), known.item_ids[0]]
+    pq.write_table(pa.table({"person": users, "product": items}), world.data / "new.parquet")
+    options = ["--histories", str(world.data / "new.parquet"), "--out", str(out)]
+    assert main(["newcomers", "--run-dir", str(folder), *options]) == 0
+    got = Candidates.from_parquet(out)
+    assert set(got.user_ids.tolist()) == set(users)
+    old = Candidates.from_parquet(folder / "stages/50-recommend/test.parquet")
+    place = {user: row for row, user in enumerate(got.user_ids.tolist())}
+    for row, user in enumerate(old.user_ids.tolist()):
+        twin = place[f"twin of {user}"]
+        assert got.items[twin].tolist() == old.items[row].tolist()
+        assert got.scores["item_knn"][twin] == pytest.approx(old.scores["item_knn"][row], nan_ok=True)
+    assert np.isfinite(got.scores["lightgcn"][got.mask]).all()
+
+
+def test_newcomers_need_a_finished_run(world: World) -> None:
+    chosen = retrieval_only(world)
+    run = world.run("early", verb="prepare", **chosen)
+    path = str(world.data / "interactions.parquet")
+    options = ["--histories", path, "--out", str(world.root / "new.parquet")]
+    assert main(["newcomers", "--run-dir", str(run.folder), *options]) == 3
