@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from catalograph.run_verbs import compare, newcomers
 from catalograph.terminal import configure_logging, quieten_libraries
 
 if TYPE_CHECKING:
@@ -236,17 +237,8 @@ def validate(
     typer.echo(json.dumps(summary) if as_json else f"{config}: valid")
 
 
-@app.command()
-def newcomers(
-    run_dir: Folder,
-    histories: Annotated[Path, typer.Option("--histories", help="Who chose what.")],
-    out: Annotated[Path, typer.Option("--out", help="Parquet file of the lists.")],
-    as_json: Json = False,
-) -> None:
-    """Recommend to users that a finished run never saw, by their histories."""
-    from catalograph.newcomers import recommend_newcomers as recommend
-
-    typer.echo(recommend(_load(None, None, run_dir), run_dir, histories, out, as_json))
+app.command()(newcomers)
+app.command()(compare)
 
 
 @app.command()

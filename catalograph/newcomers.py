@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalograph.config import RunConfig
+from catalograph.config_file import load_config
 from catalograph.orders import saved_order, users_of
 from catalograph.progress import Progress
 from catalograph.retrieval import final_fit, load_models, source_names
@@ -19,7 +19,7 @@ from recsys.interactions import read_interactions
 from recsys.newcomers import newcomer_models, stand_in_blocks
 
 
-def recommend_newcomers(config: RunConfig, run_dir: Path, histories: Path, out: Path, as_json: bool) -> str:
+def recommend_newcomers(run_dir: Path, histories: Path, out: Path, as_json: bool) -> str:
     """Writes the candidates of everybody in `histories` to `out`, in the run's own order and under its rules;
     returns what to print.
 
@@ -27,6 +27,7 @@ def recommend_newcomers(config: RunConfig, run_dir: Path, histories: Path, out: 
     users the run knows, whose old choices then do not count. Items that the catalogue lacks are handled as
     `data.unknown_items` says. The run's recommend stage must be done.
     """
+    config = load_config(run_dir / "config.yaml")
     data = config.data
     columns = data.interaction_columns.model_copy(update={"timestamp": None, "weight": None, "label": None})
     with Progress() as progress, finished_road(config, run_dir, "recommend", progress) as road:

@@ -72,24 +72,36 @@ def bootstrap_difference(
 
 
 def bootstrap_seeds(
-    values: Values, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
+    values: Values,
+    against: Values | None = None,
+    *,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of the mean of values [S, N] of S training seeds on the same N users.
+    """Percentile bootstrap of the mean of values [S, N] of S training seeds on the same N users, less that of
+    another system's values [S', N] on these users where they are given.
 
-    Seeds and users are both resampled, each with replacement, so the interval holds the noise of training and
-    that of the sample of people. With few seeds it is rough: of three, every fourth resample holds one or two
-    only.
+    Seeds and users are both resampled, each with replacement, users together for both systems and seeds for
+    each by itself; so the interval holds the noise of training and that of the sample of people. With few
+    seeds it is rough: of three, all are drawn in two resamples of nine only.
     """
-    checked = _checked(values)
-    n_seeds, n_users = checked.shape
+    sides = [_checked(values)] if against is None else [_checked(values), _checked(against)]
+    n_users = sides[0].shape[1]
+    if sides[-1].shape[1] != n_users:
+        raise InvalidData("D208", "paired values differ in number", why=f"{n_users}, {sides[-1].shape[1]}")
     rng = np.random.default_rng(seed)
     means = []
-    for n in _chunks(samples, checked.T):
-        of_seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n) / n_seeds
+    for n in _chunks(samples, sides[0].T):
         drawn = rng.integers(0, n_users, size=(n, n_users)) + np.arange(n)[:, None] * n_users
-        counts = np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users)
-        means.append((of_seeds * (counts @ checked.T / n_users)).sum(axis=1))
-    return _percentiles(checked.mean(keepdims=True).ravel(), np.concatenate(means)[:, None], confidence)[0]
+        counts = np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users) / n_users
+        reached = []
+        for side in sides:
+            of_seeds = rng.multinomial(len(side), np.full(len(side), 1 / len(side)), size=n) / len(side)
+            reached.append((of_seeds * (counts @ side.T)).sum(axis=1))
+        means.append(reached[0] - sum(reached[1:]))
+    estimate = sides[0].mean() - sum(side.mean() for side in sides[1:])
+    return _percentiles(np.array([estimate]), np.concatenate(means)[:, None], confidence)[0]
 
 
 def permutation_tests(differences: Values, *, samples: int = 10_000, seed: int = 0) -> Values:

@@ -212,3 +212,41 @@ def test_newcomers_need_a_finished_run(world: World) -> None:
     path = str(world.data / "interactions.parquet")
     options = ["--histories", path, "--out", str(world.root / "new.parquet")]
     assert main(["newcomers", "--run-dir", str(run.folder), *options]) == 3
+
+
+def test_runs_of_several_seeds_are_compared_over_seeds_and_users(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for seed in (0, 1, 2):
+        chosen = retrieval_only(world)
+        train = {"epochs": 2, "learning_rate": 0.05, "seed": seed}
+        chosen["retrievers"]["lightgcn"] = {
+            "model": "lightgcn",
+            "params": {"embedding_size": 4},
+            "train": train,
+        }
+        chosen["candidates"]["order_by"] = "lightgcn"
+        run = world.run(f"seed-{seed}", verb="evaluate", **chosen)
+        assert run.code == 0, run.err
+        folders.append(run.folder)
+    runs = [part for folder in folders for part in ("--run-dir", str(folder))]
+    capsys.readouterr()
+    against = ["--against", str(folders[0]), "--against-list", "popularity"]
+    assert main(["compare", *runs, *against, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["seeds"] == [3, 1] and found["users"] == 80
+    means = [
+        json.loads((folder / "stages/80-evaluate/metrics.json").read_text())["lists"] for folder in folders
+    ]
+    row = found["metrics"]["ndcg@5"]
+    values = [m["retrieved"]["ndcg@5"]["mean"] for m in means]
+    assert row["mean"] == pytest.approx(np.mean(values)) and row["seed_deviation"] == pytest.approx(
+        np.std(values, ddof=1)
+    )
+    assert row["difference"] == pytest.approx(row["mean"] - means[0]["popularity"]["ndcg@5"]["mean"])
+    assert row["low"] <= row["difference"] <= row["high"] and row["p"] <= row["p_holm"]
+    assert main(["compare", *runs, *against]) == 0
+    assert "80 users, 3 against 1 seeds" in capsys.readouterr().out
+    assert main(["compare", *runs, "--against", str(world.root)]) == 3
+    assert main(["compare", *runs, "--against", str(folders[0]), "--list", "unheard"]) == 5

@@ -105,3 +105,15 @@ def test_holm_worked_by_hand() -> None:
     assert holm(np.array([0.03, 0.01, 0.9, 0.02])) == pytest.approx([0.06, 0.04, 0.9, 0.06])
     assert holm(np.array([0.6, 0.7])).tolist() == [1.0, 1.0]
     assert holm(np.array([0.2])).tolist() == [0.2]
+
+
+def test_a_difference_over_seeds_pairs_users_and_not_seeds() -> None:
+    # One seed against one: the paired bootstrap; the users' own spread, common to both, cancels.
+    better = BASE + 0.05
+    got = bootstrap_seeds(better[None], BASE[None])
+    assert (got.estimate, got.low, got.high) == pytest.approx((0.05, 0.05, 0.05))
+    # Seeds at +-1 on one side only: of two drawn, both are low in a quarter of the resamples.
+    spread = bootstrap_seeds(np.stack([BASE - 1, BASE + 1]), BASE[None])
+    assert spread.estimate == pytest.approx(0) and (spread.low, spread.high) == pytest.approx((-1, 1))
+    with pytest.raises(InvalidData):
+        bootstrap_seeds(BASE[None], BASE[None, :3])
