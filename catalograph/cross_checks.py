@@ -33,12 +33,18 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
                 problems.append((path, unknown_name("feature", feature, features)))
     candidates = _table(raw.get("candidates"))
     order = str(candidates.get("order_by", "best"))
-    if order != "best" and order not in retrievers:
-        problems.append((("candidates", "order_by"), unknown_name("retriever", order, ["best", *retrievers])))
+    if order not in ("best", "merged", *retrievers):
+        known = ["best", "merged", *retrievers]
+        problems.append((("candidates", "order_by"), unknown_name("retriever", order, known)))
+    evaluate = _table(raw.get("evaluate"))
+    if isinstance(varied := evaluate.get("diversity"), str) and varied not in features:
+        problems.append((("evaluate", "diversity"), unknown_name("feature", varied, features)))
+    if evaluate.get("given") is None and any("given" in g.split("*") for g in _names(evaluate.get("groups"))):
+        problems.append((("evaluate", "given"), "the grouping `given` needs a table of user groups"))
     sources = _names(candidates.get("sources"))
     named = {
         ("candidates", "sources"): sources,
-        ("evaluate", "baselines"): _names(_table(raw.get("evaluate")).get("baselines")),
+        ("evaluate", "baselines"): _names(evaluate.get("baselines")),
     }
     for above, names in named.items():
         for position, name in enumerate(names):
@@ -46,6 +52,12 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
                 problems.append(((*above, str(position)), unknown_name("retriever", name, retrievers)))
     if sources and order in retrievers and order not in sources:
         problems.append((("candidates", "order_by"), f"{order} must be among candidates.sources"))
+    if candidates.get("protocol") == "mmrec" and raw.get("rerank") is not None:
+        what = "mmrec is a protocol for retrievers: validation items stay in its lists; rerank needs strict"
+        problems.append((("candidates", "protocol"), what))
+    attributes = _names(_table(_table(raw.get("data")).get("catalog_columns")).get("attributes"))
+    if isinstance(capped := candidates.get("cap_by"), str) and capped not in attributes:
+        problems.append((("candidates", "cap_by"), unknown_name("attribute", capped, attributes)))
     k = candidates.get("k")
     if isinstance(k, int) and k > MOST_CANDIDATES and raw.get("rerank") is not None:
         what = f"a reranker takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"

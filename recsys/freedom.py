@@ -71,7 +71,7 @@ class FREEDOM(FeatureTower):
         self.register_buffer("chosen", chosen_items(train), persistent=False)
 
     def start_epoch(self, epoch: int) -> None:
-        """Draw the edges this epoch trains on: the smallest of exponential times with the weights as rates."""
+        """Draw the edges this epoch trains on: smallest exponential times with the weights as rates."""
         if self.kept_share == 1:
             return
         edges = self._matrix.tocoo()

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
@@ -149,19 +150,37 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, graph: Tensor, transposed: Tensor, nodes: Tensor) -> Tensor:
         ctx.transposed = transposed
-        return graph @ nodes
+        return _times(graph, nodes.contiguous())
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, cast("Any", ctx).transposed @ gradients[0].contiguous()
+        return None, None, _times(cast("Any", ctx).transposed, gradients[0].contiguous())
 
 
 def _layer_sum(adjacency: Tensor, nodes: Tensor, layers: int) -> Tensor:
     nodes = nodes.contiguous()
     total = nodes
     for _ in range(layers):
-        total = torch.addmm(nodes, adjacency, total)
+        total = _times(adjacency, total).add_(nodes)
     return total
+
+
+def _times(graph: Tensor, nodes: Tensor) -> Tensor:
+    """S X of a CSR graph, without gradients.
+
+    On a CPU each row is a weighted bag of rows of X: that kernel prefetches what it gathers, and took a third
+    of the time of the sparse product (Baby-sized, D = 64).
+    """
+    if nodes.device.type != "cpu":
+        return graph @ nodes
+    return F.embedding_bag(
+        graph.col_indices(),
+        nodes.detach(),
+        graph.crow_indices(),
+        mode="sum",
+        per_sample_weights=graph.values(),
+        include_last_offset=True,
+    )
 
 
 def propagate_sum(adjacency: Tensor, nodes: Tensor, layers: int) -> Tensor:

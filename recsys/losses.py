@@ -25,10 +25,12 @@ def margin(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 def half_squared_norm(table: Tensor, rows: Tensor, batch: int) -> Tensor:
     """1/2 of the squares of the table's rows [N, D] named in `rows`, repeats counted, divided by `batch`.
 
-    The L2 term of the official LightGCN. Counting the repeats touches N rows instead of copying 3 B.
+    The L2 term of the official LightGCN. Repeats are counted, so no row is touched twice.
     """
-    counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
-    return (counts * table.square().sum(dim=1)).sum() / (2 * batch)
+    counts = torch.bincount(rows, minlength=len(table))
+    named = counts.nonzero().squeeze(1)
+    squares = F.embedding(named, table).square().sum(dim=1)
+    return (counts[named].to(table.dtype) * squares).sum() / (2 * batch)
 
 
 def mean_square(*tables: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def mean_square(*tables: Tensor) -> Tensor:
 
 
 def info_nce(anchors: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Mean over B of -log softmax of cos(a_b, o_b) / temperature among cos(a_b, o) of the batch, [B, D] each."""
+    """Mean of -log softmax of cos(a_b, o_b) / temperature among cos(a_b, o) of the batch, [B, D] each."""
     similarity = F.normalize(anchors, dim=1) @ F.normalize(others, dim=1).T / temperature
     return F.cross_entropy(similarity, torch.arange(len(anchors), device=anchors.device))
 
