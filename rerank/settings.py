@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Loss = Literal["ranknet", "listnet"]
+Loss = Literal["ranknet", "listnet", "listmle", "lambdarank", "approx_ndcg", "policy_gradient"]
 
 
 class LoraConfig(BaseModel):
@@ -36,7 +36,7 @@ class FineTuneConfig(BaseModel):
     validation_lists: int = Field(default=500, ge=1)
     """Validation lists scored for early stopping and for the fusion weights."""
     loss: Loss = "ranknet"
-    """Ranking loss on the identifier scores: weighted RankNet (FIRST) or ListNet."""
+    """Ranking loss on the scores, by `rerank.losses.LOSSES`; `ranknet` is FIRST's weighted RankNet."""
     rank_weight: float = Field(default=10.0, ge=0)
     """Weight of the ranking loss beside the language-model loss (FIRST: 10 for weighted RankNet)."""
     answer_length: int = Field(default=3, ge=1)
