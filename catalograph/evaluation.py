@@ -17,10 +17,12 @@ from recsys.candidates import Candidates
 from recsys.interactions import Interactions
 from recsys.metrics import Metrics, evaluate, evaluate_conditional
 from recsys.significance import bootstrap_difference, bootstrap_mean, permutation_test
+from rerank.settings import RerankConfig
 
 DESCRIPTIONS = {
     "retrieved": "the retriever's own order",
     "fused_without_llm": "linear ListNet on the retrievers' scores and ranks, weights from validation",
+    "lambdamart": "gradient-boosted trees on the same lists and numbers, tuned on validation",
     "llm_only": "the language model's scores alone",
     "reranked": "the same fusion with the language model's scores added",
 }
@@ -44,9 +46,15 @@ def lists_of(road: Road) -> dict[str, Candidates]:
     }
     lists["retrieved"] = Candidates.from_parquet(road.path("recommend", "test.parquet"))
     if road.config.rerank is not None:
-        for name in ("fused_without_llm", "llm_only", "reranked"):
+        for name in reranked_names(road.config.rerank):
             lists[name] = Candidates.from_parquet(road.path("rerank", f"{name}.parquet"))
     return lists
+
+
+def reranked_names(settings: RerankConfig) -> list[str]:
+    """The lists the rerank stage writes, in the order of the table."""
+    trees = [] if settings.lambdamart is None else ["lambdamart"]
+    return ["fused_without_llm", *trees, "llm_only", "reranked"]
 
 
 def comparisons(names: list[str]) -> list[tuple[str, str]]:
@@ -58,6 +66,8 @@ def comparisons(names: list[str]) -> list[tuple[str, str]]:
             ("fused_without_llm", "reranked"),
             ("retrieved", "fused_without_llm"),
         ]
+    if "lambdamart" in names:
+        pairs += [("lambdamart", "reranked"), ("lambdamart", "llm_only"), ("retrieved", "lambdamart")]
     return pairs
 
 

@@ -22,7 +22,7 @@ from recsys.interactions import InteractionColumns
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
 from rerank.prompts import LAYOUTS
-from rerank.settings import FineTuneConfig, LoraConfig, RerankConfig
+from rerank.settings import FineTuneConfig, LambdaMartConfig, LoraConfig, RerankConfig, TokenConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -43,6 +43,8 @@ KEYS: dict[str, type[BaseModel]] = {
     "`retrievers.NAME.train`": TrainConfig,
     "`candidates`": sections.CandidatesConfig,
     "`rerank`": RerankConfig,
+    "`rerank.token`": TokenConfig,
+    "`rerank.lambdamart`": LambdaMartConfig,
     "`rerank.finetune`": FineTuneConfig,
     "`rerank.finetune.lora`": LoraConfig,
     "`evaluate`": sections.EvaluateConfig,

@@ -1,0 +1,153 @@
+"""What is known of a list besides words: every source's score and rank, likeness to the history, popularity.
+
+The token form and LambdaMART read exactly these numbers, so that one can be held against the other. Item
+vectors are made from the interactions a list was retrieved with: a fold's own, never the held-out choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from extract.features import FeatureTable
+from recsys.candidates import Candidates
+from recsys.interactions import Interactions
+from recsys.ranking import blocks
+from rerank.fusion import fusion_inputs, sources_of, standardised
+
+Matrix = NDArray[np.float32]
+
+CLIP = 6.0
+"""Largest magnitude of a vector's entry, in deviations."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemVectors:
+    """What is known of each item, side by side: one block per feature, then choices, then popularity.
+
+    Attributes:
+        item_ids: I ids, sorted.
+        matrix: float32 [I, D]; a block is all zeros where an item has no feature.
+        blocks: where each named block lies in the columns.
+        popularity: float32 [I], log(1 + choices), standardised over the items.
+    """
+
+    item_ids: NDArray[np.str_]
+    matrix: Matrix
+    blocks: Mapping[str, slice]
+    popularity: Matrix
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.matrix.shape[1])
+
+    def rows(self, ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.int64]:
+        """The row of each id, -1 for one that is not here."""
+        asked = np.asarray(ids, dtype=np.str_)
+        places = np.searchsorted(self.item_ids, asked).clip(max=len(self.item_ids) - 1)
+        return np.where(self.item_ids[places] == asked, places, -1)
+
+
+def item_vectors(
+    known: Interactions, features: Mapping[str, FeatureTable], *, width: int,
+    reference: Interactions | None = None,
+) -> ItemVectors:  # fmt: skip
+    """Vectors of all items on the axis of `known`.
+
+    Args:
+        features: tables by name; each block is centred and scaled to deviation 1.
+        width: of the vectors made from choices; 0: none.
+        reference: interactions on the same axes whose basis the choice vectors are turned to. Two
+            decompositions differ by a rotation that means nothing, and a model would have to learn each.
+    """
+    parts: dict[str, Matrix] = {}
+    for name, table in features.items():
+        aligned = table.aligned_to([str(i) for i in known.item_ids])
+        parts[name] = _scaled(aligned.matrix, aligned.present)
+    if width:
+        vectors = _choice_vectors(known, width)
+        if reference is not None and reference is not known:
+            left, _, right = np.linalg.svd(vectors.T @ _choice_vectors(reference, width))
+            vectors = vectors @ (left @ right)
+        parts["choices"] = (vectors / max(float(vectors.std()), 1e-9)).astype(np.float32)
+    count = np.bincount(known.item_rows, minlength=known.n_items)
+    popularity = np.log1p(count).astype(np.float32)
+    popularity = (popularity - popularity.mean()) / max(float(popularity.std()), 1e-9)
+    places, start = {}, 0
+    for name, block in parts.items():
+        places[name] = slice(start, start + block.shape[1])
+        start += block.shape[1]
+    whole = np.concatenate([*parts.values(), popularity[:, None]], axis=1).clip(-CLIP, CLIP)
+    return ItemVectors(known.item_ids, whole.astype(np.float32), places, popularity)
+
+
+def input_names(sources: Sequence[str], vectors: ItemVectors) -> tuple[str, ...]:
+    """The names of the S inputs of `list_inputs`, in order."""
+    return (*sources_of(sources), *(f"history:{name}" for name in vectors.blocks), "popularity", "activity")
+
+
+def list_inputs(
+    candidates: Candidates, known: Interactions, vectors: ItemVectors, sources: Sequence[str]
+) -> Matrix:
+    """Inputs [U, K, S] of each candidate, 0 at padded places.
+
+    Scores and ranks as `fusion_inputs` makes them; for each block of `vectors` the candidate's cosine with
+    the mean vector of everything the person chose, standardised within the list; the item's popularity; the
+    person's activity, log(1 + choices) less 4.
+    """
+    parts, mask = fusion_inputs(candidates, sources_of(sources))
+    rows = np.where(mask, vectors.rows(candidates.items.ravel()).reshape(mask.shape), -1)
+    users = known.user_rows_of([str(user) for user in candidates.user_ids])
+    matrix = known.matrix()[users]
+    chosen = np.asarray(matrix.sum(axis=1)).reshape(-1)
+    columns = [parts]
+    for block in vectors.blocks.values():
+        own = _unit(vectors.matrix[:, block])
+        liked = _unit(np.asarray(matrix @ own))
+        likeness = np.zeros(mask.shape)
+        for part in blocks(len(rows), 256):
+            likeness[part] = np.einsum("ud,ukd->uk", liked[part], own[rows[part]], optimize=True)
+        columns.append(standardised(np.where(rows >= 0, likeness, np.nan), mask)[:, :, None])
+    popularity = np.where(rows >= 0, vectors.popularity[rows], 0.0)
+    activity = np.broadcast_to((np.log1p(chosen) - 4)[:, None], mask.shape)
+    columns += [popularity[:, :, None], activity[:, :, None]]
+    inputs: Matrix = (np.concatenate(columns, axis=2) * mask[:, :, None]).astype(np.float32)
+    return inputs
+
+
+def _choice_vectors(known: Interactions, width: int) -> NDArray[np.float64]:
+    """Right singular vectors of the degree-normalised choices, times their values: [I, width].
+
+    Narrower catalogues are filled up with zeros.
+    """
+    matrix = known.matrix().astype(np.float64)
+    users = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1) ** -0.5
+    items = np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1) ** -0.5
+    normalised = sparse.diags_array(users) @ matrix @ sparse.diags_array(items)
+    found = np.zeros((matrix.shape[1], width))
+    rank = min(width, *(side - 1 for side in matrix.shape))
+    if rank > 0 and matrix.nnz:
+        from scipy.sparse.linalg import svds
+
+        # A fixed start, so that equal choices give equal vectors.
+        _, values, vectors = svds(normalised, k=rank, v0=np.ones(min(matrix.shape)))
+        found[:, :rank] = (vectors * values[:, None]).T[:, ::-1]
+    return found
+
+
+def _scaled(matrix: Matrix, present: NDArray[np.bool_]) -> Matrix:
+    if not present.any():
+        return np.zeros_like(matrix)
+    centred = matrix - matrix[present].mean(axis=0)
+    scaled: Matrix = np.where(present[:, None], centred / max(float(centred[present].std()), 1e-9), 0.0)
+    return scaled.astype(np.float32)
+
+
+def _unit(matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+    unit: NDArray[np.floating] = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9)
+    return unit
