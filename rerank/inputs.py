@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class ItemVectors:
     """What is known of each item, side by side: one block per feature, then choices, then popularity.
 
     Attributes:
-        item_ids: I ids, sorted.
+        item_ids: I ids.
         matrix: float32 [I, D]; a block is all zeros where an item has no feature.
         blocks: where each named block lies in the columns.
         popularity: float32 [I], log(1 + choices), standardised over the items.
@@ -48,9 +49,11 @@ class ItemVectors:
 
     def rows(self, ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.int64]:
         """The row of each id, -1 for one that is not here."""
-        asked = np.asarray(ids, dtype=np.str_)
-        places = np.searchsorted(self.item_ids, asked).clip(max=len(self.item_ids) - 1)
-        return np.where(self.item_ids[places] == asked, places, -1)
+        return np.fromiter((self._row_of.get(str(item), -1) for item in ids), np.int64, len(ids))
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {item: row for row, item in enumerate(self.item_ids.tolist())}
 
 
 def item_vectors(

@@ -268,3 +268,11 @@ def test_an_item_without_a_feature_or_off_the_axis_has_zeros():
     vectors = item_vectors(known, {"f": FeatureTable(("i0", "i1"), np.array([[1.0], [3.0]]))}, width=0)
     assert vectors.matrix[2, 0] == 0
     assert vectors.rows(["i1", "zz", "i0"]).tolist() == [1, -1, 0]
+
+
+def test_rows_are_found_by_id_whatever_the_order_of_the_axis():
+    axis, one = np.array(["z", "b", "k"]), np.zeros(1, np.int32)
+    known = Interactions(np.array(["a"]), axis, one, one)
+    vectors = item_vectors(known, {"f": FeatureTable(("b", "z"), np.array([[1.0], [3.0]]))}, width=0)
+    assert vectors.rows(["k", "z", "b", "a"]).tolist() == [2, 0, 1, -1]
+    assert vectors.matrix[vectors.rows(["z"])[0], 0] > 0 > vectors.matrix[vectors.rows(["b"])[0], 0]
