@@ -1,5 +1,7 @@
 """Soft tokens: what the decoder reads, that scores depend on nothing else, that it learns from vectors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -276,3 +278,28 @@ def test_rows_are_found_by_id_whatever_the_order_of_the_axis():
     vectors = item_vectors(known, {"f": FeatureTable(("b", "z"), np.array([[1.0], [3.0]]))}, width=0)
     assert vectors.rows(["k", "z", "b", "a"]).tolist() == [2, 0, 1, -1]
     assert vectors.matrix[vectors.rows(["z"])[0], 0] > 0 > vectors.matrix[vectors.rows(["b"])[0], 0]
+
+
+def test_one_candidate_two_equal_ones_and_no_history_have_finite_scores_in_the_incoming_order():
+    _, lists = colour_world(1, 12)
+    for shown in (["i1"], ["i1", "i1"], ["new", "i1", "i1"]):
+        count = len(shown)
+        table = np.zeros((1, count), np.float32)
+        arrived = Candidates(np.array(["u"]), np.array([shown]), {}, {}, table)
+        made = ranking_lists(
+            arrived, {"u": ()}, None, seed=0, inputs=np.zeros((1, count, 2), np.float32),
+            vectors=lists[0].vectors,
+        )  # fmt: skip
+        ordered = reorder(build_token_scorer(CONFIG, lists[0], seed=0), arrived, made, {})
+        assert np.isfinite(ordered.final).all()
+        assert sorted(ordered.items[0].tolist()) == sorted(shown)
+
+
+def test_in_training_a_list_whose_candidates_are_all_alike_moves_nothing():
+    _, lists = colour_world(4, 13)
+    alike = [replace(entry, relevance=np.ones(4, np.float32)) for entry in lists]
+    scorer = build_token_scorer(CONFIG, lists[0], seed=0)
+    before = [p.detach().clone() for p in scorer.model.parameters()]
+    config = SETTINGS.model_copy(update={"epochs": 1, "loss": "lambdarank", "average": 0.0})
+    fine_tune(scorer, alike, [], {}, config, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, scorer.model.parameters(), strict=True))
