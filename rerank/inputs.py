@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from recsys.ranking import blocks
 from rerank.fusion import fusion_inputs, sources_of, standardised
 
 Matrix = NDArray[np.float32]
+
+CHOICES = "@choices"
+"""The block of vectors made from choices; no feature is called so."""
 
 CLIP = 6.0
 """Largest magnitude of a vector's entry, in deviations."""
@@ -35,12 +39,16 @@ class ItemVectors:
         matrix: float32 [I, D]; a block is all zeros where an item has no feature.
         blocks: where each named block lies in the columns.
         popularity: float32 [I], log(1 + choices), standardised over the items.
+        taken: float64 [I, R], and `given` its counterpart: a person's choices x score item i by the low-rank
+            filter  (x given) taken_i;  R = 0 without vectors made from choices.
     """
 
     item_ids: NDArray[np.str_]
     matrix: Matrix
     blocks: Mapping[str, slice]
     popularity: Matrix
+    taken: NDArray[np.float64]
+    given: NDArray[np.float64]
 
     @property
     def width(self) -> int:
@@ -72,12 +80,14 @@ def item_vectors(
     for name, table in features.items():
         aligned = table.aligned_to([str(i) for i in known.item_ids])
         parts[name] = _scaled(aligned.matrix, aligned.present)
+    basis, values = _choice_basis(known, width)
+    root = np.sqrt(np.maximum(np.asarray(known.matrix().sum(axis=0)).reshape(-1, 1), 1))
     if width:
-        vectors = _choice_vectors(known, width)
+        vectors = basis * values
         if reference is not None and reference is not known:
-            left, _, right = np.linalg.svd(vectors.T @ _choice_vectors(reference, width))
+            left, _, right = np.linalg.svd(vectors.T @ np.multiply(*_choice_basis(reference, width)))
             vectors = vectors @ (left @ right)
-        parts["choices"] = (vectors / max(float(vectors.std()), 1e-9)).astype(np.float32)
+        parts[CHOICES] = (vectors / max(float(vectors.std()), 1e-9)).astype(np.float32)
     count = np.bincount(known.item_rows, minlength=known.n_items)
     popularity = np.log1p(count).astype(np.float32)
     popularity = (popularity - popularity.mean()) / max(float(popularity.std()), 1e-9)
@@ -86,12 +96,15 @@ def item_vectors(
         places[name] = slice(start, start + block.shape[1])
         start += block.shape[1]
     whole = np.concatenate([*parts.values(), popularity[:, None]], axis=1).clip(-CLIP, CLIP)
-    return ItemVectors(known.item_ids, whole.astype(np.float32), places, popularity)
+    return ItemVectors(
+        known.item_ids, whole.astype(np.float32), places, popularity, basis * root, basis / root
+    )
 
 
 def input_names(sources: Sequence[str], vectors: ItemVectors) -> tuple[str, ...]:
     """The names of the S inputs of `list_inputs`, in order."""
-    return (*sources_of(sources), *(f"history:{name}" for name in vectors.blocks), "popularity", "activity")
+    liked = [f"history:{name}" for name in vectors.blocks]
+    return (*sources_of(sources), *liked, "popularity", "activity")
 
 
 def list_inputs(
@@ -99,9 +112,10 @@ def list_inputs(
 ) -> Matrix:
     """Inputs [U, K, S] of each candidate, 0 at padded places.
 
-    Scores and ranks as `fusion_inputs` makes them; for each block of `vectors` the candidate's cosine with
-    the mean vector of everything the person chose, standardised within the list; the item's popularity; the
-    person's activity, log(1 + choices) less 4.
+    Scores and ranks as `fusion_inputs` makes them; for each feature the candidate's cosine with the mean of
+    everything the person chose, and for choices the score of the ideal low-pass filter of the choice graph
+    (Shen et al. 2021, GF-CF), both standardised within the list; the item's popularity; the person's
+    activity, log(1 + choices) less 4.
     """
     parts, mask = fusion_inputs(candidates, sources_of(sources))
     rows = np.where(mask, vectors.rows(candidates.items.ravel()).reshape(mask.shape), -1)
@@ -109,9 +123,9 @@ def list_inputs(
     matrix = known.matrix()[users]
     chosen = np.asarray(matrix.sum(axis=1)).reshape(-1)
     columns = [parts]
-    for block in vectors.blocks.values():
-        own = _unit(vectors.matrix[:, block])
-        liked = _unit(np.asarray(matrix @ own))
+    for name, block in vectors.blocks.items():
+        own = vectors.taken if name == CHOICES else _unit(vectors.matrix[:, block])
+        liked = np.asarray(matrix @ vectors.given) if name == CHOICES else _unit(np.asarray(matrix @ own))
         likeness = np.zeros(mask.shape)
         for part in blocks(len(rows), 256):
             likeness[part] = np.einsum("ud,ukd->uk", liked[part], own[rows[part]], optimize=True)
@@ -123,24 +137,24 @@ def list_inputs(
     return inputs
 
 
-def _choice_vectors(known: Interactions, width: int) -> NDArray[np.float64]:
-    """Right singular vectors of the degree-normalised choices, times their values: [I, width].
+def _choice_basis(known: Interactions, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Right singular vectors [I, width] of the degree-normalised choices, largest first, and their values.
 
-    Narrower catalogues are filled up with zeros.
+    A catalogue that has fewer is filled up with zeros.
     """
     matrix = known.matrix().astype(np.float64)
-    users = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1) ** -0.5
-    items = np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1) ** -0.5
-    normalised = sparse.diags_array(users) @ matrix @ sparse.diags_array(items)
-    found = np.zeros((matrix.shape[1], width))
+    basis, values = np.zeros((matrix.shape[1], width)), np.zeros(width)
     rank = min(width, *(side - 1 for side in matrix.shape))
     if rank > 0 and matrix.nnz:
         from scipy.sparse.linalg import svds
 
+        users = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1) ** -0.5
+        items = np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1) ** -0.5
+        normalised = sparse.diags_array(users) @ matrix @ sparse.diags_array(items)
         # A fixed start, so that equal choices give equal vectors.
-        _, values, vectors = svds(normalised, k=rank, v0=np.ones(min(matrix.shape)))
-        found[:, :rank] = (vectors * values[:, None]).T[:, ::-1]
-    return found
+        _, found, vectors = svds(normalised, k=rank, v0=np.ones(min(matrix.shape)))
+        basis[:, :rank], values[:rank] = vectors.T[:, ::-1], found[::-1]
+    return basis, values
 
 
 def _scaled(matrix: Matrix, present: NDArray[np.bool_]) -> Matrix:
@@ -151,6 +165,6 @@ def _scaled(matrix: Matrix, present: NDArray[np.bool_]) -> Matrix:
     return scaled.astype(np.float32)
 
 
-def _unit(matrix: NDArray[np.floating]) -> NDArray[np.floating]:
-    unit: NDArray[np.floating] = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9)
+def _unit(matrix: NDArray[Any]) -> NDArray[Any]:
+    unit: NDArray[Any] = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9)
     return unit

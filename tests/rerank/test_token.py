@@ -303,3 +303,17 @@ def test_in_training_a_list_whose_candidates_are_all_alike_moves_nothing():
     config = SETTINGS.model_copy(update={"epochs": 1, "loss": "lambdarank", "average": 0.0})
     fine_tune(scorer, alike, [], {}, config, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(before, scorer.model.parameters(), strict=True))
+
+
+def test_the_input_made_from_choices_is_the_low_rank_filter():
+    # Persons a, b chose i0 and i1; c, d chose i2 and i3: two blocks, every degree 2, so that the filter of
+    # rank 2 passes all there is. Person e chose i0 alone.
+    users = ["a", "b", "c", "d", "e"]
+    known = interactions([(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3), (3, 2), (3, 3), (4, 0)], users)
+    vectors = item_vectors(known, {}, width=2)
+    table, ranks = np.zeros((1, 3), np.float32), np.ones((1, 3), np.int32)
+    arrived = Candidates(np.array(["e"]), np.array([["i2", "i1", "i3"]]), {"s": table}, {"s": ranks}, table)
+    inputs = list_inputs(arrived, known, vectors, ["s"])
+    assert input_names(["s"], vectors)[2] == "history:@choices"
+    # i1 shares its block with i0; the others score 0 and stand one half deviation below.
+    np.testing.assert_allclose(inputs[0, :, 2], np.array([-1, 2, -1]) / np.sqrt(2), atol=1e-5)
