@@ -142,6 +142,8 @@ class Bench:
                 fit(models[source], known, None, TrainConfig())
             users = known.user_ids[np.unique(truth.user_rows)]
             leader = self._leader(models, users, truth, name)
+            if name == "test":
+                retrieve({"ease": models["ease"]}, known, users, 20).to_parquet(self.work / "ease.parquet")
             retrieve(models, known, users, self.k, order_by=leader).to_parquet(path)
         return Candidates.from_parquet(path)
 
@@ -259,9 +261,8 @@ class Bench:
             for metric in METRICS:
                 tables.setdefault(name, {}).setdefault(metric, []).append(found[metric])
 
-        for name in [source for source in self.retrievers if source.startswith("ease")]:
-            scores = np.nan_to_num(candidates.scores[name], nan=-np.inf)
-            put(name, candidates.reordered(np.argsort(-scores, axis=1, kind="stable"), name, scores))
+        put("ease", Candidates.from_parquet(self.work / "ease.parquet"))
+        put("retrieved", candidates)
         put("fused_without_llm", self.fusion(candidates))
         kinds = {
             "lambdamart": self.lambdamart,
