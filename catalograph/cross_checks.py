@@ -58,12 +58,9 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     attributes = _names(_table(_table(raw.get("data")).get("catalog_columns")).get("attributes"))
     if isinstance(capped := candidates.get("cap_by"), str) and capped not in attributes:
         problems.append((("candidates", "cap_by"), unknown_name("attribute", capped, attributes)))
-    k = candidates.get("k")
-    if isinstance(k, int) and k > MOST_CANDIDATES and raw.get("rerank") is not None:
-        what = f"a reranker takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"
-        problems.append((("candidates", "k"), what))
     return [
         *problems,
+        *_rerank_problems(raw, features),
         *_model_problems(retrievers),
         *_prompt_problems(raw),
         *_template_problems(features, raw),
@@ -90,6 +87,24 @@ def _model_problems(retrievers: Mapping[str, Any]) -> Iterator[Problem]:
         if weights and set(weights) != set(features):
             wanted = ", ".join(features) or "none"
             yield (*path, "params", "knn_weights"), f"must name each of this retriever's features: {wanted}"
+
+
+def _rerank_problems(raw: Mapping[str, Any], features: Mapping[str, Any]) -> Iterator[Problem]:
+    rerank, k = _table(raw.get("rerank")), _table(raw.get("candidates")).get("k")
+    if not isinstance(raw.get("rerank"), Mapping):
+        return
+    form, token = rerank.get("form", "text"), _table(rerank.get("token"))
+    if form == "text" and isinstance(k, int) and k > MOST_CANDIDATES:
+        what = f"a reranker of texts takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"
+        yield ("candidates", "k"), what
+    if form in {"text", "hybrid"} and rerank.get("model") is None:
+        yield ("rerank", "model"), f"the form {form} reads words: name a language model"
+    for position, name in enumerate(_names(token.get("features"))):
+        if name not in features:
+            yield ("rerank", "token", "features", str(position)), unknown_name("feature", name, features)
+    width, heads = token.get("width", 64), token.get("heads", 4)
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % (2 * heads):
+        yield ("rerank", "token", "heads"), f"width {width} must be an even multiple of heads {heads}"
 
 
 def _prompt_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:

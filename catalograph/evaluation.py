@@ -23,8 +23,9 @@ from recsys.beyond_accuracy import list_statistics
 from recsys.candidates import Candidates
 from recsys.metrics import Judged, Metrics, judge
 from recsys.significance import bootstrap_means, holm, permutation_tests
+from rerank.settings import RerankConfig
 
-RERANKED = ("fused_without_llm", "llm_only", "reranked")
+RERANKED = ("fused_without_llm", "lambdamart", "llm_only", "reranked")
 
 
 def evaluate_parts(road: Road) -> dict[str, Any]:
@@ -48,9 +49,14 @@ def lists_of(road: Road) -> dict[str, Candidates]:
     }
     lists["retrieved"] = Candidates.from_parquet(road.path("recommend", "test.parquet"))
     if road.config.rerank is not None:
-        for name in RERANKED:
+        for name in reranked_names(road.config.rerank):
             lists[name] = Candidates.from_parquet(road.path("rerank", f"{name}.parquet"))
     return lists
+
+
+def reranked_names(settings: RerankConfig) -> list[str]:
+    """The lists the rerank stage writes, in the order of the table."""
+    return [name for name in RERANKED if name != "lambdamart" or settings.lambdamart is not None]
 
 
 def comparisons(names: list[str]) -> list[tuple[str, str]]:
@@ -62,6 +68,8 @@ def comparisons(names: list[str]) -> list[tuple[str, str]]:
             ("fused_without_llm", "reranked"),
             ("retrieved", "fused_without_llm"),
         ]
+    if "lambdamart" in names:
+        pairs += [("lambdamart", "reranked"), ("lambdamart", "llm_only"), ("retrieved", "lambdamart")]
     return pairs
 
 

@@ -10,6 +10,7 @@ from catalograph.report.data import Interval, MetricRow, MetricTable
 DESCRIPTIONS = {
     "retrieved": "the retriever's own order",
     "fused_without_llm": "linear ListNet on the retrievers' scores and ranks, weights from validation",
+    "lambdamart": "gradient-boosted trees on the same lists and numbers, tuned on validation",
     "llm_only": "the language model's scores alone",
     "reranked": "the same fusion with the language model's scores added",
 }

@@ -26,10 +26,10 @@ def check_inputs(config: RunConfig) -> None:
     data = config.data
     if data.pictures_path is not None and not data.pictures_path.exists():
         missing.append(f"data.pictures: {data.pictures_path} does not exist")
-    for name, feature in config.features.items():
-        for file in feature.vectors.files() if feature.vectors is not None else ():
-            if not ((data.root or Path()) / file).is_file():
-                missing.append(f"features.{name}.vectors: {(data.root or Path()) / file} does not exist")
+    for modality, feature in config.features.items():
+        for source in feature.vectors.files() if feature.vectors is not None else ():
+            if not (path := data.under_root(source)).is_file():
+                missing.append(f"features.{modality}.vectors: {path} does not exist")
     items, events = data.catalog_columns, data.interaction_columns
     named = _named("data.catalog_columns", items.model_dump(exclude={"picture_pattern"}))
     wanted = {
