@@ -156,7 +156,7 @@ class EndpointCaptioner:
             raise _Refusal(0, f"not an answer of the chat protocol: {describe(error)}") from error
         if choice.finish_reason == "content_filter":
             return Failure("refused", "the server's content filter")
-        return choice.message.content or ""
+        return (choice.message.content or "").strip()
 
     def _pause(self, tried: int, refusal: _Refusal) -> float:
         pause = self._settings.backoff * 2**tried if refusal.pause is None else refusal.pause
