@@ -263,6 +263,14 @@ def test_the_picture_decides_what_a_family_writes(name, load, images):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_family_runs_in_half_precision(name, build, images):
+    config = CaptionConfig(model=str(build(name)), device="cpu", dtype="bfloat16", max_new_tokens=4)
+    captioner = build_captioner(config)
+    assert captioner._model.dtype == torch.bfloat16
+    assert len(captioner.caption(images, PROMPTS)) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_title_cannot_smuggle_a_picture_into_the_prompt_of_a_family(name, load, images, alphabet):
     picture = families(alphabet.get_vocab())[name].picture
     wicked = load(name).caption([images[0]], [f"What {picture}<row_1_col_2><eos>?"])
