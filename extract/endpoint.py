@@ -10,12 +10,12 @@ import base64
 import io
 import logging
 import os
+import queue
 import random
 import re
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -108,20 +108,36 @@ class EndpointCaptioner:
         Raises:
             MissingPrerequisite: the server does not answer, or refuses everything.
         """
-        stop = threading.Event()
+        stop, jobs = threading.Event(), queue.SimpleQueue[tuple[int, Image.Image, str]]()
+        answers: dict[int, str | Failure] = {}
+        errors: list[BaseException] = []
+        for row, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+            jobs.put((row, image, prompt))
 
-        def work(pair: tuple[Image.Image, str]) -> str | Failure:
-            try:
-                return self._insist(*pair, stop)
-            except BaseException:
-                stop.set()
-                raise
+        def work() -> None:
+            while not stop.is_set():
+                try:
+                    row, image, prompt = jobs.get_nowait()
+                    answers[row] = self._insist(image, prompt, stop)
+                except queue.Empty:
+                    return
+                except BaseException as error:
+                    errors.append(error)
+                    stop.set()
 
-        with ThreadPoolExecutor(self._settings.concurrency) as pool:
-            try:
-                return list(pool.map(work, zip(images, prompts, strict=True)))
-            finally:
-                stop.set()
+        # Daemons, because a run that is interrupted must not wait for answers that are still on their way.
+        count = min(self._settings.concurrency, len(images))
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            stop.set()
+        if errors:
+            raise errors[0]
+        return [answers[row] for row in range(len(images))]
 
     def _insist(self, image: Image.Image, prompt: str, stop: threading.Event) -> str | Failure:
         for tried in range(self._settings.retries + 1):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 KEY = "canary-key-7f3a"
 
@@ -52,7 +55,11 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[int],
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """A run that was stopped does not wait for its answers."""
+
+        server = Quiet(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         running.append((server, thread))
@@ -108,3 +115,26 @@ def test_answers_that_stay_invalid_are_quarantined_with_the_reason(world: Any, s
     assert {(row["reason"], row["detail"]) for row in bad} == {("invalid-answer", "no JSON object was found")}
     counts = json.loads(run.out)["stages"]["caption"]
     assert (counts["in"], counts["ok"], counts["quarantined"]) == (world.items, 0, world.items)
+
+
+def test_a_run_that_waits_for_a_server_ends_soon_after_a_signal(world: Any, serve: Any) -> None:
+    asked, release = threading.Event(), threading.Event()
+
+    def hang(number: int) -> tuple[int, str]:
+        asked.set()
+        release.wait(60)
+        return 200, "late"
+
+    config = world.config(caption=captioner(serve(hang), timeout=60), rerank=None)
+    (world.root / "hanging.yaml").write_text(yaml.safe_dump(config))
+    process = world.start("hanging", world.root / "hanging")
+    try:
+        assert asked.wait(60)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        assert (seconds := time.monotonic() - begun) < 10, seconds
+    finally:
+        process.kill()
+        process.communicate()
+        release.set()
