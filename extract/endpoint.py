@@ -60,6 +60,7 @@ class _OneHost(InferenceClient):
 
     def __init__(self, settings: EndpointConfig, key: str | None) -> None:
         super().__init__(base_url=settings.url, api_key=key or "none", timeout=settings.timeout)
+        self._key = key
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = type(get_session())(follow_redirects=False, timeout=settings.timeout)
         weakref.finalize(self, self._http.close)
@@ -81,7 +82,9 @@ class _OneHost(InferenceClient):
             raise _Refusal(0, describe(error)) from None
         if response.status_code != 200:
             after = response.headers.get("Retry-After", "")
-            why = f"HTTP {response.status_code}: {plain(body.decode(errors='replace'))[:200]}"
+            # The key goes before the text is cut, or half of it could stay.
+            said = plain(_without(self._key, body.decode(errors="replace")))[:200]
+            why = f"HTTP {response.status_code}: {said}"
             raise _Refusal(response.status_code, why, float(after) if after.isdecimal() else None)
         return body
 
@@ -151,7 +154,7 @@ class EndpointCaptioner:
             if last.status not in LATER | {0}:
                 break
             if tried < self._settings.retries:
-                logger.info("the captioning server: %s; trying again", self._without_key(last.why))
+                logger.info("the captioning server: %s; trying again", _without(self._key, last.why))
                 stop.wait(self._pause(tried, last))
         return self._give_up(last)
 
@@ -166,13 +169,13 @@ class EndpointCaptioner:
                 seed=0,
             )
             choice = answer.choices[0]
+            if choice.finish_reason == "content_filter":
+                return Failure("refused", "the server's content filter")
+            return (choice.message.content or "").strip()
         except _Refusal:
             raise
         except Exception as error:
             raise _Refusal(0, f"not an answer of the chat protocol: {describe(error)}") from error
-        if choice.finish_reason == "content_filter":
-            return Failure("refused", "the server's content filter")
-        return (choice.message.content or "").strip()
 
     def _pause(self, tried: int, refusal: _Refusal) -> float:
         pause = self._settings.backoff * 2**tried if refusal.pause is None else refusal.pause
@@ -180,7 +183,7 @@ class EndpointCaptioner:
         return min(LONGEST_PAUSE, pause) * self._spread.uniform(1.0, 1.25)
 
     def _give_up(self, refusal: _Refusal) -> Failure:
-        why, host = self._without_key(refusal.why), urlsplit(self._settings.url).netloc
+        why, host = _without(self._key, refusal.why), urlsplit(self._settings.url).netloc
         if refusal.status in ABOUT_THE_ITEM:
             return Failure("refused", why)
         if refusal.status in LATER | {0}:
@@ -199,8 +202,9 @@ class EndpointCaptioner:
             next_step="check caption.model, endpoint.url, endpoint.api_key_env; redirects are not followed",
         )
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+
+def _without(key: str | None, text: str) -> str:
+    return text.replace(key, "***") if key else text
 
 
 def _key(name: str | None) -> str | None:
