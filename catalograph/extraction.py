@@ -16,7 +16,7 @@ from extract.caption import caption_items, caption_store, captions_of
 from extract.embed import embed_items, embed_store, embedded_table
 from extract.engines import CaptionConfig, EmbedConfig, build_captioner, build_embedder, engine_fingerprint
 from extract.features import FeatureTable
-from extract.prompts import Prompt, caption_prompt, render_text
+from extract.prompts import render_text
 from extract.stage import StageResult
 from extract.store import BadRow, quarantine_of, write_atomic
 
@@ -39,7 +39,7 @@ def caption_parts(road: Road) -> dict[str, Any]:
         "catalog": road.catalog_parts(),
         "pictures": None if pictures is None else road.run.input_hash(pictures),
         "engine": engine_fingerprint(settings),
-        "prompt": _prompt(settings).as_part(),
+        "prompt": settings.instruction().as_part(),
         "batch_size": settings.batch_size,
         "limits": settings.limits.model_dump(),
         "buckets": settings.buckets,
@@ -50,7 +50,7 @@ def caption(road: Road) -> Counts:
     """Writes `captions.parquet` and `quarantine.parquet`; the shards below `store/` survive a kill."""
     road.use_threads()
     settings = _caption_settings(road)
-    captioner, prompt = build_captioner(settings), _prompt(settings)
+    captioner, prompt = build_captioner(settings), settings.instruction()
     folder = road.path("caption", "store/none").parent
     store = caption_store(
         folder,
@@ -130,7 +130,7 @@ def captions(road: Road) -> dict[str, str]:
     """Item id to caption as text; empty where captions are off."""
     if road.config.caption is None:
         return {}
-    prompt = _prompt(road.config.caption)
+    prompt = road.config.caption.instruction()
     rows = pq.read_table(road.path("caption", "captions.parquet")).to_pylist()
     return {row["item_id"]: as_text(prompt, row["caption"]) for row in rows}
 
@@ -155,10 +155,6 @@ def _caption_settings(road: Road) -> CaptionConfig:
     if road.config.caption is None:
         raise ValueError("this run has no captioner")
     return _resolved(road, road.config.caption)
-
-
-def _prompt(settings: CaptionConfig) -> Prompt:
-    return caption_prompt(settings.prompt, item_text=settings.item_text, keys=settings.keys)
 
 
 def _resolved(road: Road, settings: Settings) -> Settings:

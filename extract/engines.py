@@ -19,6 +19,7 @@ from extract.endpoint_settings import EndpointConfig
 from extract.faults import Failure, not_installed
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
+from extract.prompts import Prompt, caption_prompt
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -91,6 +92,10 @@ class CaptionConfig(BaseModel):
     """How large a picture may be."""
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
+
+    def instruction(self) -> Prompt:
+        """The instruction these settings name, with what the model is told beside the picture."""
+        return caption_prompt(self.prompt, item_text=self.item_text, keys=self.keys)
 
     @model_validator(mode="after")
     def _has_a_server(self) -> CaptionConfig:

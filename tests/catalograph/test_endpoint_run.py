@@ -11,9 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
+from extract import FakeEngine, FeatureTable
 
 KEY = "canary-key-7f3a"
 
@@ -103,6 +106,10 @@ def test_a_server_that_fails_midway_and_moves_costs_nothing_but_the_shard_in_wor
     rows = pq.read_table(run.folder / "stages/20-caption/captions.parquet").to_pylist()
     assert {row["caption"] for row in rows} == {'{"colours": ["red", "blue"], "shape": "round"}'}
     assert len(rows) == world.items
+    # What is embedded is the answer as text, not its JSON.
+    embedded = FeatureTable.load(run.folder / "stages/30-embed/caption.safetensors").matrix
+    expected = FakeEngine().embed(["colours: red, blue; shape: round"])
+    np.testing.assert_array_equal(embedded, np.repeat(expected, world.items, axis=0))
     assert trace_of(KEY, world.root) == [] and KEY not in run.out + run.err
     assert "SHOP_KEY" in (run.folder / "config.yaml").read_text()
 
