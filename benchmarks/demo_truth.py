@@ -3,12 +3,16 @@
     python benchmarks/demo_truth.py --work runs/demo_truth [--seeds 3] [--quick]
 
 Per seed and dial it runs the demo as it is and a second run in which the captions are given as texts: the
-machine's own (the same candidates), the machine's dealt out to wrong items, and the true traits. At dial
-1 the whole reranker runs too, once with the captions and once with the wrong items' captions. Paired
-differences are per user, pooled over seeds; the intervals resample users within seeds. Runs are
-resumable: a second call goes on where the first stopped. Claims: popularity < retrieved, titles_only <
-retrieved and fused_without_llm < reranked at dial 1; the gain of captions includes 0 at dial 0, grows
-with the dial, and is gone with shuffled captions; true traits bound it from above.
+machine's own (the same candidates), the machine's dealt out to wrong items, letters that mean nothing, and
+the true traits. At dial 1 the whole reranker runs too, once with the captions and once with the wrong
+items' captions. Paired differences are per user, pooled over seeds; the intervals resample users within
+seeds. Runs are resumable: a second call goes on where the first stopped. Claims: popularity < retrieved,
+titles_only < retrieved and fused_without_llm < reranked at dial 1; the gain of captions includes 0 at
+dial 0, grows with the dial, and is gone with shuffled captions; true traits bound it from above.
+
+A second feature of any content adds a block to the model and tells items of equal titles apart, which is
+worth something where titles say little. So both the captions and the shuffled ones are also compared with a
+model of the same shape whose captions are random letters.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ import pyarrow.parquet as pq
 
 METRIC = "ndcg@10"
 DIALS = (0.0, 0.25, 0.5, 1.0)
+CONTROLS = {"shuffled_captions": "wrong", "meaningless_captions": "letters", "true_traits": "traits"}
+"""Retriever of the control run, and the column that stands for the captions."""
 
 
 def main() -> None:
@@ -69,7 +75,7 @@ def measure(
     run(["run", "-c", str(config), "--run-dir", str(second), "--set", f"threads={threads}"])
     lists = {name: values for name, values in per_user(first).items()}
     controls = per_user(second)
-    lists |= {name: controls[name] for name in ("shuffled_captions", "true_traits")}
+    lists |= {name: controls[name] for name in CONTROLS}
     if rerank:
         lists["reranked_shuffled_text"] = controls["reranked"]
         lists["fused_without_llm_same_lists"] = controls["fused_without_llm"]
@@ -88,34 +94,34 @@ def control_config(first: Path, second: Path, seed: int, rerank: bool) -> Path:
     ids = catalog["product"].to_pylist()
     truth = json.loads((shop / "truth.json").read_text())
     written = [machine.get(item, "") for item in ids]
-    wrong = [written[i] for i in np.random.default_rng([seed, 77]).permutation(len(ids))]
-    for name, column in (
-        ("machine", written),
-        ("wrong", wrong),
-        ("traits", [truth[item][0] for item in ids]),
-    ):
+    rng = np.random.default_rng([seed, 77])
+    columns = {
+        "machine": written,
+        "wrong": [written[i] for i in rng.permutation(len(ids))],
+        "letters": ["".join(map(chr, row)) for row in rng.integers(ord("a"), ord("z") + 1, (len(ids), 12))],
+        "traits": [truth[item][0] for item in ids],
+    }
+    for name, column in columns.items():
         catalog = catalog.append_column(name, pa.array(column))
     second.parent.mkdir(parents=True, exist_ok=True)
     path = second.parent / f"{second.name}.parquet"
     if not path.is_file():
         pq.write_table(catalog, path)
     config["data"] |= {"root": str(shop.absolute()), "catalog": str(path.absolute()), "pictures": None}
-    config["data"]["catalog_columns"] |= {"picture": None, "attributes": ["machine", "wrong", "traits"]}
+    config["data"]["catalog_columns"] |= {"picture": None, "attributes": list(columns)}
     config["caption"] = None
     embed = config["features"]["title"]["embed"]
     config["features"] = {"title": {"template": "{title}", "embed": embed}} | {
-        name: {"template": f"{{attributes.{name}}}", "embed": embed}
-        for name in ("machine", "wrong", "traits")
+        name: {"template": f"{{attributes.{name}}}", "embed": embed} for name in columns
     }
     base = config["retrievers"]["lirdrec"]
     config["retrievers"] = {
         "lirdrec": base | {"features": ["title", "machine"]},
-        "shuffled_captions": base | {"features": ["title", "wrong"]},
-        "true_traits": base | {"features": ["title", "traits"]},
+        **{name: base | {"features": ["title", column]} for name, column in CONTROLS.items()},
         "item_knn": config["retrievers"]["item_knn"],
         "popularity": config["retrievers"]["popularity"],
     }
-    config["evaluate"]["baselines"] = ["shuffled_captions", "true_traits"]
+    config["evaluate"]["baselines"] = list(CONTROLS)
     if rerank:
         config["rerank"]["item"] = "{title}, {attributes.wrong}"
     target = second.parent / f"{second.name}.yaml"
@@ -176,11 +182,17 @@ def summarise(
         for dial in dials
     }
     gain = {str(d): difference(found, d, seeds, "titles_only", "retrieved") for d in dials}
+    content = {
+        str(d): difference(found, d, seeds, "meaningless_captions", "shuffled_captions") for d in dials
+    }
     shuffled = {str(d): difference(found, d, seeds, "titles_only", "shuffled_captions") for d in dials}
     bound = {str(d): difference(found, d, seeds, "retrieved", "true_traits") for d in dials}
     top = {
         "retrieved - popularity": difference(found, 1.0, seeds, "popularity", "retrieved"),
         "retrieved - titles_only": gain["1.0"],
+        "retrieved - meaningless_captions": difference(
+            found, 1.0, seeds, "meaningless_captions", "retrieved"
+        ),
         "reranked - fused_without_llm": difference(found, 1.0, seeds, "fused_without_llm", "reranked"),
         "reranked - retrieved": difference(found, 1.0, seeds, "retrieved", "reranked"),
         "reranked - fused_without_llm, texts shuffled": difference(
@@ -191,10 +203,11 @@ def summarise(
     claims = {
         "popularity < retrieved": top["retrieved - popularity"]["low"] > 0,
         "titles_only < retrieved": top["retrieved - titles_only"]["low"] > 0,
+        "meaningless_captions < retrieved": top["retrieved - meaningless_captions"]["low"] > 0,
         "fused_without_llm < reranked": top["reranked - fused_without_llm"]["low"] > 0,
         "no gain of captions at dial 0": gain["0.0"]["low"] <= 0 <= gain["0.0"]["high"],
         "the gain grows with the dial": all(a < b for a, b in itertools.pairwise(steps)),
-        "shuffled captions gain nothing": all(row["low"] <= 0 for row in shuffled.values()),
+        "shuffled captions gain nothing": all(row["low"] <= 0 for row in content.values()),
         "true traits are an upper bound": all(row["high"] >= 0 for row in bound.values()),
     }
     return {
@@ -203,7 +216,8 @@ def summarise(
         "means": means,
         "at dial 1": top,
         "gain of captions": gain,
-        "gain of shuffled captions": shuffled,
+        "shuffled captions - meaningless captions": content,
+        "shuffled captions - titles_only": shuffled,
         "true traits - retrieved": bound,
         "claims": claims,
     }

@@ -8,19 +8,18 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from catalograph.extract_verbs import estimate, extract
+from catalograph.feature_verbs import export, probe
+from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
+from catalograph.run_verbs import compare, newcomers
+from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
 
-if TYPE_CHECKING:
-    from catalograph.config import RunConfig
-
-EXIT_MISSING, EXIT_INVALID, EXIT_PARTIAL = 3, 5, 7
-
-EXTRACTION = ("caption", "embed")
-"""Stages whose quarantined items make a success a partial one."""
+EXIT_MISSING, EXIT_INVALID = 3, 5
 
 STAGE_VERBS: Mapping[str, tuple[Sequence[str] | None, str]] = {
     "run": (None, "All stages in order, skipping what is done. Exits 7 if items were quarantined."),
@@ -45,6 +44,8 @@ _EPILOG = (
     "locked or of another configuration, 130 interrupted, 143 terminated."
 )
 
+Store = Annotated[Path | None, typer.Option("--store", help="Store of an extraction, instead of a run.")]
+
 app = typer.Typer(
     name="catalograph",
     help="A catalogue in, ranked recommendations out, offline.",
@@ -54,33 +55,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="Run configuration (YAML). Without it, the one stored in --run-dir.",
-        show_default=False,
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="Set one key, such as candidates.k=100. Repeatable."
-    ),
-]
-RunDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--run-dir",
-        help="Run folder. Default: run_dir of the configuration, or runs/NAME-HASH.",
-        show_default=False,
-    ),
-]
-Folder = Annotated[Path, typer.Option("--run-dir", help="Run folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,7 +125,7 @@ def _app(
 
 @app.command()
 def demo(
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Run folder.")] = Path("runs/demo"),
+    run_dir: Folder = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the shop and of everything drawn after it.")] = 0,
     items: Annotated[int, typer.Option(help="Items in the shop.")] = 1000,
     users: Annotated[int, typer.Option(help="Users of the shop.")] = 1500,
@@ -168,7 +142,7 @@ def demo(
     from catalograph.demo import prepare_demo
 
     config = prepare_demo(run_dir, seed=seed, items=items, users=users, hidden=hidden)
-    _run_stages(override_config(config, sets) if sets else config, run_dir, None, as_json)
+    run_and_print(override_config(config, sets) if sets else config, run_dir, None, as_json)
 
 
 def _stage_verb(verb: str) -> Callable[..., None]:
@@ -181,20 +155,20 @@ def _stage_verb(verb: str) -> Callable[..., None]:
         as_json: Json = False,
         verbose: Verbose = False,
     ) -> None:
-        resolved = _load(config, sets, run_dir)
-        folder = run_dir or resolved.run_dir
-        if folder is None:
-            name = config.stem if config else "run"
-            folder = Path("runs") / f"{name}-{resolved.fingerprint()[:8]}"
-        quarantined = _run_stages(resolved, folder, STAGE_VERBS[verb][0], as_json)
-        if quarantined and verb in ("run", "extract"):
+        resolved = load_run(config, sets, run_dir)
+        folder = run_folder(resolved, config, run_dir)
+        quarantined = run_and_print(resolved, folder, STAGE_VERBS[verb][0], as_json)
+        if quarantined and verb == "run":
             raise typer.Exit(EXIT_PARTIAL)
 
     return call
 
 
 for _verb, (_, _help) in STAGE_VERBS.items():
-    app.command(_verb, help=_help)(_stage_verb(_verb))
+    app.command(_verb, help=_help)(extract if _verb == "extract" else _stage_verb(_verb))
+app.command()(estimate)
+app.command()(export)
+app.command()(probe)
 
 
 @app.command()
@@ -220,9 +194,7 @@ def doctor(
 def validate(
     config: Config = None,
     sets: Set = None,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of the configuration.")
-    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check the configuration and the headers of the data, without loading a model; all problems at once."""
@@ -233,58 +205,47 @@ def validate(
         return
     from catalograph.validate import check_inputs
 
-    resolved = _load(config, sets, None)
+    resolved = load_run(config, sets, None)
     check_inputs(resolved)
     summary = {"ok": True, "config": str(config), "fingerprint": resolved.fingerprint()}
     typer.echo(json.dumps(summary) if as_json else f"{config}: valid")
 
 
-@app.command()
-def verify(run_dir: Folder, as_json: Json = False) -> None:
-    """Hash every declared output of a run again. Exits 5 if one differs."""
-    from catalograph.runs import verify as problems_of
+app.command()(newcomers)
+app.command()(compare)
 
-    problems = problems_of(run_dir)
+
+@app.command()
+def verify(run_dir: RunDir = None, store: Store = None, as_json: Json = False) -> None:
+    """Hash every declared output of a run, or every shard of a store, again. Exits 5 if one differs."""
+    folder = _one_of(run_dir, store)
+    if store is None:
+        from catalograph.runs import verify as problems_of
+    else:
+        from catalograph.updating import verify_stores as problems_of
+    problems = problems_of(folder)
     if as_json:
         typer.echo(json.dumps({"ok": not problems, "problems": problems}, ensure_ascii=False))
     else:
-        typer.echo("\n".join(problems) or f"{run_dir}: every declared output matches its hash")
+        typer.echo("\n".join(problems) or f"{folder}: everything matches its hash")
     if problems:
         raise typer.Exit(EXIT_INVALID)
 
 
 @app.command("hash")
-def hash_(run_dir: Folder, as_json: Json = False) -> None:
-    """The identity of a run's results: equal for equal outputs, whatever the times, hosts and logs."""
-    from catalograph.runs import content_hash
-
-    digest = content_hash(run_dir)
+def hash_(run_dir: RunDir = None, store: Store = None, as_json: Json = False) -> None:
+    """The identity of a run's or a store's content: equal for equal bytes, whatever the times and logs."""
+    folder = _one_of(run_dir, store)
+    if store is None:
+        from catalograph.runs import content_hash as hash_of
+    else:
+        from catalograph.updating import hash_stores as hash_of
+    digest = hash_of(folder)
     typer.echo(json.dumps({"hash": digest}) if as_json else digest)
 
 
-def _load(config: Path | None, sets: Sequence[str] | None, run_dir: Path | None) -> RunConfig:
-    from catalograph.config_file import load_config
-
-    if config is None and run_dir is not None and (run_dir / "run.json").is_file():
-        config = run_dir / "config.yaml"
-    if config is None and not sets:
-        raise typer.BadParameter("give -c/--config, or --run-dir of an existing run")
-    return load_config(config, sets or ())
-
-
-def _run_stages(config: RunConfig, folder: Path, stages: Sequence[str] | None, as_json: bool) -> int:
-    """Run stages, print their result, and return how many items the extraction stages quarantined."""
-    from catalograph.progress import Progress
-    from catalograph.stages import run_stages
-
-    with Progress() as progress:
-        summary = run_stages(config, folder, stages, progress)
-    result: dict[str, Any] = summary.to_json()
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
-    else:
-        from catalograph.console import print_summary
-
-        print_summary(result, summary.tables)
-    done: Mapping[str, Any] = result.get("stages", {})
-    return sum(int(done[name].get("quarantined") or 0) for name in EXTRACTION if name in done)
+def _one_of(run_dir: Path | None, store: Path | None) -> Path:
+    folder = run_dir or store
+    if folder is None or (run_dir and store):
+        raise typer.BadParameter("give --run-dir of a run or --store of an extraction")
+    return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from catalograph.doctor import Check
 from catalograph.report.data import MetricTable
+
+if TYPE_CHECKING:
+    from extract.probe import Probe
 
 # Characters of the column of names, and of a column with an interval, with their padding.
 _NAME, _CELL = 20, 15
@@ -40,10 +43,17 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
     """
     console = Console()
     if not tables:
-        for name, row in result["stages"].items():
-            console.print(_stage(name, row), highlight=False)
+        print_stages(result["stages"])
+    print_tables(tables, console)
+    # Not through rich, which would break a long path into two lines.
+    console.file.write(f"{result.get('report') or result['run_dir']}\n")
+
+
+def print_tables(tables: Sequence[MetricTable], console: Console | None = None) -> None:
+    """The short tables, as many columns as fit."""
+    console = console or Console()
     fitting = max(1, (console.width - _NAME) // _CELL)
-    for metrics in tables:
+    for metrics in (table for table in tables if not table.detail):
         table = Table(
             box=SIMPLE_HEAD,
             title=f"\n{_plain(metrics.caption)}",
@@ -60,8 +70,56 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
         console.print(table)
     if any(len(metrics.columns) > fitting for metrics in tables):
         console.print("\nIntervals are 95 %; the other metrics are in the report.", style="dim")
-    # Not through rich, which would break a long path into two lines.
-    console.file.write(f"{result.get('report') or result['run_dir']}\n")
+
+
+def print_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line per stage: how many items, and how long."""
+    for name, row in stages.items():
+        Console().print(_stage(name, row), highlight=False)
+
+
+def print_estimate(result: Mapping[str, Any]) -> None:
+    """What an extraction will take, one line per stage and the totals."""
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("stage", "items", "sampled", "items/s", "load s", "hours", "disk MB"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for name, row in result["stages"].items():
+        rate, load = f"{row['items_per_second']:,.2f}", f"{row['load_seconds']:,.1f}"
+        hours, disk = f"{row['seconds'] / 3600:,.3f}", f"{row['disk_bytes'] / 2**20:,.1f}"
+        table.add_row(_plain(name), f"{row['items']:,}", f"{row['sampled']:,}", rate, load, hours, disk)
+    console = Console()
+    console.print(table)
+    memory = f"{result['memory_bytes'] / 2**30:.2f} GB memory"
+    if result["accelerator_bytes"]:
+        memory += f", {result['accelerator_bytes'] / 2**30:.2f} GB on the accelerator"
+    cost = "" if result["cost"] is None else f", cost {result['cost']:,.2f}"
+    disk = f"{result['disk_bytes'] / 2**30:.2f} GB disk"
+    console.print(f"{result['hours']:,.3f} hours, {memory}, {disk}{cost}", highlight=False)
+
+
+def print_probes(attribute: str, probes: Mapping[str, Probe]) -> None:
+    """How well each feature predicts an attribute, one table per feature."""
+    console = Console()
+    for name, found in probes.items():
+        title = (
+            f"\n{_plain(name)} predicts {_plain(attribute)}: {found.n_items:,} items of {len(found.classes)} "
+            f"classes, learned from {found.train_items:,} in each of {found.folds} folds"
+        )
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=False)
+        for heading in ("predictor", "accuracy", "above the commonest class", "balanced accuracy"):
+            table.add_column(heading, justify="left" if heading == "predictor" else "right")
+        for predictor, score in found.scores.items():
+            table.add_row(
+                predictor.replace("_", " "),
+                f"{score.accuracy:.4f} [dim]{_short(score.low)} {_short(score.high)}[/]",
+                f"{score.gain:+.4f} [dim]{score.gain_low:+.4f} {score.gain_high:+.4f}[/]",
+                f"{score.balanced_accuracy:.4f}",
+            )
+        console.print(table)
+        left_out = {"without a vector": found.n_absent, "without a value": found.n_unlabelled,
+                    "of rare classes": found.n_rare}  # fmt: skip
+        named = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+        console.print(f"Intervals are 95 %. Left out: {named or 'none'}.", style="dim", highlight=False)
 
 
 def _stage(name: str, row: Mapping[str, Any]) -> str:

@@ -33,12 +33,18 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
                 problems.append((path, unknown_name("feature", feature, features)))
     candidates = _table(raw.get("candidates"))
     order = str(candidates.get("order_by", "best"))
-    if order != "best" and order not in retrievers:
-        problems.append((("candidates", "order_by"), unknown_name("retriever", order, ["best", *retrievers])))
+    if order not in ("best", "merged", *retrievers):
+        known = ["best", "merged", *retrievers]
+        problems.append((("candidates", "order_by"), unknown_name("retriever", order, known)))
+    evaluate = _table(raw.get("evaluate"))
+    if isinstance(varied := evaluate.get("diversity"), str) and varied not in features:
+        problems.append((("evaluate", "diversity"), unknown_name("feature", varied, features)))
+    if evaluate.get("given") is None and any("given" in g.split("*") for g in _names(evaluate.get("groups"))):
+        problems.append((("evaluate", "given"), "the grouping `given` needs a table of user groups"))
     sources = _names(candidates.get("sources"))
     named = {
         ("candidates", "sources"): sources,
-        ("evaluate", "baselines"): _names(_table(raw.get("evaluate")).get("baselines")),
+        ("evaluate", "baselines"): _names(evaluate.get("baselines")),
     }
     for above, names in named.items():
         for position, name in enumerate(names):
@@ -46,15 +52,19 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
                 problems.append(((*above, str(position)), unknown_name("retriever", name, retrievers)))
     if sources and order in retrievers and order not in sources:
         problems.append((("candidates", "order_by"), f"{order} must be among candidates.sources"))
-    k = candidates.get("k")
-    if isinstance(k, int) and k > MOST_CANDIDATES and raw.get("rerank") is not None:
-        what = f"a reranker takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"
-        problems.append((("candidates", "k"), what))
+    if candidates.get("protocol") == "mmrec" and raw.get("rerank") is not None:
+        what = "mmrec is a protocol for retrievers: validation items stay in its lists; rerank needs strict"
+        problems.append((("candidates", "protocol"), what))
+    attributes = _names(_table(_table(raw.get("data")).get("catalog_columns")).get("attributes"))
+    if isinstance(capped := candidates.get("cap_by"), str) and capped not in attributes:
+        problems.append((("candidates", "cap_by"), unknown_name("attribute", capped, attributes)))
     return [
         *problems,
+        *_rerank_problems(raw, features),
         *_model_problems(retrievers),
         *_prompt_problems(raw),
         *_template_problems(features, raw),
+        *_picture_problems(features, raw),
     ]
 
 
@@ -79,6 +89,24 @@ def _model_problems(retrievers: Mapping[str, Any]) -> Iterator[Problem]:
             yield (*path, "params", "knn_weights"), f"must name each of this retriever's features: {wanted}"
 
 
+def _rerank_problems(raw: Mapping[str, Any], features: Mapping[str, Any]) -> Iterator[Problem]:
+    rerank, k = _table(raw.get("rerank")), _table(raw.get("candidates")).get("k")
+    if not isinstance(raw.get("rerank"), Mapping):
+        return
+    form, token = rerank.get("form", "text"), _table(rerank.get("token"))
+    if form == "text" and isinstance(k, int) and k > MOST_CANDIDATES:
+        what = f"a reranker of texts takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"
+        yield ("candidates", "k"), what
+    if form in {"text", "hybrid"} and rerank.get("model") is None:
+        yield ("rerank", "model"), f"the form {form} reads words: name a language model"
+    for position, name in enumerate(_names(token.get("features"))):
+        if name not in features:
+            yield ("rerank", "token", "features", str(position)), unknown_name("feature", name, features)
+    width, heads = token.get("width", 64), token.get("heads", 4)
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % (2 * heads):
+        yield ("rerank", "token", "heads"), f"width {width} must be an even multiple of heads {heads}"
+
+
 def _prompt_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
     layout, caption = _table(raw.get("rerank")).get("prompt"), _table(raw.get("caption"))
     prompt, keys = caption.get("prompt", CaptionConfig().prompt), _names(caption.get("keys"))
@@ -95,8 +123,11 @@ def _template_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> I
     columns = _table(_table(raw.get("data")).get("catalog_columns"))
     attributes = _names(columns.get("attributes"))
     slots = ["title", "text", "caption", *(f"attributes.{name}" for name in attributes)]
+    # Where no text is embedded the template decides nothing.
     templates: dict[tuple[str, ...], Any] = {
-        ("features", str(n), "template"): _table(f).get("template") for n, f in features.items()
+        ("features", str(n), "template"): _table(f).get("template")
+        for n, f in features.items()
+        if _table(f).get("embed") is not None or _table(_table(f).get("pictures")).get("with_text")
     }
     templates["rerank", "item"] = _table(raw.get("rerank")).get("item")
     templates["caption", "item_text"] = _table(raw.get("caption")).get("item_text")
@@ -109,6 +140,17 @@ def _template_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> I
                 yield path, unknown_name("slot", slot, known)
             elif slot == "caption" and raw.get("caption") is None:
                 yield path, "uses {caption}, but captions are off (caption: null)"
+
+
+def _picture_problems(features: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Problem]:
+    data = _table(raw.get("data"))
+    columns = _table(data.get("catalog_columns"))
+    if data.get("pictures") and (columns.get("picture") or columns.get("picture_pattern")):
+        return
+    what = "needs data.pictures, and data.catalog_columns.picture or picture_pattern"
+    for name, feature in features.items():
+        if _table(feature).get("pictures") is not None:
+            yield ("features", str(name), "pictures"), what
 
 
 def _table(value: Any) -> Mapping[str, Any]:

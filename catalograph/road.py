@@ -11,7 +11,7 @@ from typing import Any
 from catalograph.config import RunConfig
 from catalograph.progress import Progress
 from catalograph.runs import RunFolder, StageFolder
-from extract.items import Catalog, read_catalog
+from catalograph.workplace import Extraction, Workplace
 from recsys.interactions import Interactions
 
 
@@ -30,11 +30,14 @@ class Counts:
         return {"in": self.n_in, "ok": self.n_ok, "absent": self.n_absent, "quarantined": self.n_quarantined}
 
 
-class Road:
+class Road(Workplace):
     """One run on its way."""
 
-    def __init__(self, run: RunFolder, config: RunConfig, progress: Progress) -> None:
-        self.run, self.config, self.progress = run, config, progress
+    def __init__(
+        self, run: RunFolder, config: RunConfig, progress: Progress, extraction: Extraction | None = None
+    ) -> None:
+        super().__init__(config, progress, extraction)
+        self.run = run
         self._stages: dict[str, StageFolder] = {}
 
     def enter(self, name: str, folder: str, parts: Mapping[str, Any], *, renew: bool = False) -> StageFolder:
@@ -62,12 +65,6 @@ class Road:
         """A file of a stage; its folder exists."""
         return self._stages[stage].output(name)
 
-    @cached_property
-    def catalog(self) -> Catalog:
-        """The catalogue."""
-        data = self.config.data
-        return read_catalog(data.catalog_path, data.catalog_columns, data.pictures_path)
-
     def catalog_parts(self) -> dict[str, Any]:
         """What identifies the catalogue's rows."""
         data = self.config.data
@@ -85,9 +82,8 @@ class Road:
         """One part of the split: train, valid or test."""
         return Interactions.load(self.path("prepare", f"{name}.parquet"))
 
-    def use_threads(self) -> None:
-        """Sets torch's thread count from the configuration; to be called by stages that use torch."""
-        if self.config.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.config.threads)
+    def _shelf(self, name: str, parts: Mapping[str, Any], buckets: int) -> Path:
+        if self.extraction.store is not None:
+            return super()._shelf(name, parts, buckets)
+        kind, _, feature = name.partition("/")
+        return self._stages["caption" if kind == "captions" else "embed"].folder / "store" / feature

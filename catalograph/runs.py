@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -99,10 +99,7 @@ class RunFolder:
         A folder is identified by the names and sizes of its files; whoever reads them checks their content.
         """
         if path.is_dir():
-            listing = [
-                [str(p.relative_to(path)), p.stat().st_size] for p in sorted(path.rglob("*")) if p.is_file()
-            ]
-            return hash_of(listing)
+            return hash_of(sorted(_names_and_sizes(path)))
         if not path.is_file():
             raise UnsafeInput("U101", "an input file is missing", where=str(path))
         status, key = path.stat(), str(path.resolve())
@@ -148,7 +145,7 @@ def open_run(folder: Path, config: RunConfig) -> RunFolder:
     folder = folder.absolute()
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
+    lock = lock_folder(folder)
     try:
         _match_config(folder, config)
         run = _open_record(folder)
@@ -166,11 +163,20 @@ def open_run(folder: Path, config: RunConfig) -> RunFolder:
     return opened
 
 
-def _lock(folder: Path) -> IO[str]:
-    """The lock file, locked; flock and not a pid file, because the kernel gives it back after kill -9."""
-    handle = (folder / "LOCK").open("a+", encoding="utf-8")
+def lock_folder(folder: Path, name: str = "LOCK", *, shared: bool = False) -> IO[str]:
+    """A lock file, locked; flock and not a pid file, because the kernel gives it back after kill -9.
+
+    Args:
+        folder: where the file is.
+        name: of the file.
+        shared: others may hold it too, if they share as well.
+
+    Raises:
+        RunFolderError: R101, another process holds it.
+    """
+    handle = (folder / name).open("a+", encoding="utf-8")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         handle.seek(0)
         try:
@@ -180,17 +186,27 @@ def _lock(folder: Path) -> IO[str]:
         handle.close()
         raise RunFolderError(
             "R101",
-            "the run folder is in use by another process",
+            "the folder is in use by another process",
             where=str(folder),
             why=f"process {holder.get('pid', '?')} on host {holder.get('host', '?')} "
             f"holds the lock since {holder.get('since', '?')}",
-            next_step="wait for it to end, stop it, or use another --run-dir",
+            next_step="wait for it to end, stop it, or use another folder",
         ) from error
-    handle.seek(0)
-    handle.truncate()
-    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}, handle)
-    handle.flush()
+    if not shared:
+        handle.seek(0)
+        handle.truncate()
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}, handle)
+        handle.flush()
     return handle
+
+
+def _names_and_sizes(root: Path) -> Iterator[str]:
+    """Size in bytes and relative name of every file below a folder; a million of them stay small."""
+    for folder, _, files in os.walk(root):
+        for name in files:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                yield f"{os.path.getsize(path)} {os.path.relpath(path, root)}"
 
 
 def _refuse_foreign(folder: Path) -> None:

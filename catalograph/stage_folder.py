@@ -54,6 +54,11 @@ class StageFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def reopen(self) -> None:
+        """Make a finished stage an unfinished one, before its outputs are written again."""
+        (self.folder / "stage.json").unlink(missing_ok=True)
+        self.record = {}
+
     def finish(
         self, outputs: Iterable[str | Path], counts: Mapping[str, int] | None = None, seconds: float = 0.0
     ) -> None:

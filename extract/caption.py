@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from extract.answers import ask
+from extract.caption_shards import caption_bytes, kept_captions
 from extract.engines import Captioner
-from extract.errors import UnsafeInput
 from extract.faults import Failure, isolate
 from extract.items import Catalog, Item
-from extract.pictures import BadPicture, PictureLimits, PictureSource, decode_picture
+from extract.picture_memo import PictureMemo, check_pictures, known_input, read_input
+from extract.pictures import BadPicture, PictureLimits, decode_picture
 from extract.prompts import Prompt
 from extract.stage import Progress, ShardOutput, StageResult, run_shards
-from extract.store import BadRow, ShardRow, ShardStore, bucket_of, content_hash
+from extract.store import BadRow, ShardStore, bucket_of, content_hash
 
 STAGE = "caption"
-SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", "caption", "status", "input_sha256")])
 
 
 def caption_parts(
@@ -68,11 +65,14 @@ def caption_items(
     max_bad: float = 0.01,
     retry_bad: bool = False,
     part: tuple[int, int] = (0, 1),
+    sources: Sequence[ShardStore] = (),
+    rehash: bool = False,
     progress: Progress | None = None,
 ) -> StageResult:
     """Caption every picture of a catalogue; committed shards whose inputs did not change are reused.
 
     In a shard with changed items, only those reach the engine: captions of equal inputs are carried over.
+    A picture whose size and modification time are those of the last run is not read again.
     An item without a picture is absent, not bad. A picture that cannot be used, and an item the engine fails
     on, is quarantined with its reason; its neighbours are not touched. Equal pictures with equal instructions
     are captioned once per shard.
@@ -87,6 +87,8 @@ def caption_items(
         max_bad: share of items that may be quarantined (at least one, unless 0).
         retry_bad: work again on shards that hold quarantined items.
         part: ``(i, n)``: this process works on every n-th bucket beginning with i.
+        sources: stores of the same settings that may hold shards this one lacks.
+        rehash: read every picture, whatever its size and time.
         progress: told (items done, items in all) after each shard.
 
     Raises:
@@ -94,40 +96,45 @@ def caption_items(
         UnsafeInput: items name pictures, but the catalogue has no pictures.
     """
     limits = limits or PictureLimits()
-    if catalog.pictures is None and catalog.table["picture"].null_count < len(catalog):
-        raise UnsafeInput(
-            "U404",
-            "items name pictures, but no folder of pictures is given",
-            next_step="set `pictures` to the folder or zip file the names are relative to",
-        )
-
-    def digest(positions: Sequence[int]) -> str:
-        return _shard_sha256(
-            (item, _read(item, prompt.render(item), catalog.pictures, limits)[0])
-            for item in catalog.take(positions)
-        )
+    check_pictures(catalog)
 
     committed = store.rows()
+    memo = PictureMemo(store.folder / "seen", catalog.pictures, rehash=rehash)
+
+    def members(positions: Sequence[int]) -> tuple[int, list[Item]]:
+        items = catalog.take(positions)
+        bucket = bucket_of(items[0].item_id, store.buckets)
+        memo.turn_to(bucket)
+        return bucket, items
+
+    def digest(positions: Sequence[int]) -> str:
+        _, items = members(positions)
+        texts = [(item, prompt.render(item)) for item in items]
+        keys = [known_input(*pair, memo) or read_input(*pair, memo, limits)[0] for pair in texts]
+        memo.save()
+        return _shard_sha256(zip(items, keys))
 
     def compute(positions: Sequence[int]) -> ShardOutput:
-        work = _ShardWork(captioner, prompt, catalog.pictures, limits)
-        bucket = bucket_of(catalog.ids[positions[0]], store.buckets)
-        work.outcomes.update(_kept(store, committed.get(bucket)))
-        for item in catalog.take(positions):
+        bucket, items = members(positions)
+        work = _ShardWork(captioner, prompt, memo, limits)
+        work.outcomes.update(kept_captions(store, committed.get(bucket)))
+        for item in items:
             work.add(item)
             if len(work.waiting) == batch_size:
                 work.flush()
         work.flush()
+        memo.save()
         return work.output()
 
     return run_shards(
-        catalog.ids,
+        catalog.id_column,
         store,
         digest=digest,
         compute=compute,
         max_bad=max_bad,
         retry_bad=retry_bad,
         part=part,
+        sources=sources,
         progress=progress,
     )
 
@@ -138,7 +145,7 @@ class _ShardWork:
 
     captioner: Captioner
     prompt: Prompt
-    pictures: PictureSource | None
+    memo: PictureMemo
     limits: PictureLimits
     items: list[tuple[Item, str]] = field(default_factory=list)
     """Items with the hash of their input; items of equal hash share one outcome."""
@@ -149,7 +156,11 @@ class _ShardWork:
     def add(self, item: Item) -> None:
         """Read and decode one item's picture, unless an equal one was seen."""
         text = self.prompt.render(item)
-        key, data = _read(item, text, self.pictures, self.limits)
+        known = known_input(item, text, self.memo)
+        if known in self.outcomes:
+            self.items.append((item, known))
+            return
+        key, data = read_input(item, text, self.memo, self.limits)
         if key not in self.outcomes and key not in self.waiting:
             if isinstance(data, bytes):
                 try:
@@ -181,10 +192,8 @@ class _ShardWork:
             rows.append({"item_id": item.item_id, "caption": caption, "status": status, "input_sha256": key})
             if isinstance(outcome, Failure):
                 bad.append(BadRow(item.item_id, STAGE, outcome.reason, outcome.detail))
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
         return ShardOutput(
-            data=buffer.getvalue(),
+            data=caption_bytes(rows),
             suffix="parquet",
             input_sha256=_shard_sha256(self.items),
             n_absent=sum(row["status"] == "absent" for row in rows),
@@ -192,47 +201,5 @@ class _ShardWork:
         )
 
 
-def _read(
-    item: Item, text: str, pictures: PictureSource | None, limits: PictureLimits
-) -> tuple[str, bytes | Failure | None]:
-    """The hash of an item's input, and its picture's bytes, why there are none, or None without a picture."""
-    if item.picture is None or pictures is None:
-        return content_hash([text, "absent"]), None
-    try:
-        data = pictures.read(item.picture, limits)
-        return content_hash([text, content_hash(data)]), data
-    except BadPicture as bad:
-        return content_hash([text, f"{bad.reason}: {bad.detail}"]), Failure(bad.reason, bad.detail)
-
-
-def _kept(store: ShardStore, row: ShardRow | None) -> dict[str, str]:
-    """Captions by input hash of a committed shard whose catalogue rows changed: these need no model again.
-
-    Only good rows are kept: what was bad gets another chance. A damaged shard keeps nothing.
-    """
-    if row is None or not row.n_in or not store.holds(row):
-        return {}
-    stored = pq.read_table(io.BytesIO(store.read(row)), columns=["input_sha256", "caption", "status"])
-    good = (kept for kept in stored.to_pylist() if kept["status"] == "ok")
-    return {str(kept["input_sha256"]): str(kept["caption"]) for kept in good}
-
-
 def _shard_sha256(items: Iterable[tuple[Item, str]]) -> str:
     return content_hash([[item.item_id, key] for item, key in items])
-
-
-def caption_rows(store: ShardStore) -> Iterator[dict[str, str | None]]:
-    """Rows ``item_id, caption, status (ok, absent, bad), input_sha256`` of a store, shard by shard."""
-    for row in store.rows().values():
-        if row.n_in:
-            yield from pq.read_table(io.BytesIO(store.read(row))).to_pylist()
-
-
-def captions_of(store: ShardStore) -> dict[str, str]:
-    """Item id -> caption, sorted by id, of the items that have one.
-
-    Raises:
-        InvalidData: a stored shard is damaged.
-    """
-    found = ((str(row["item_id"]), row["caption"]) for row in caption_rows(store))
-    return dict(sorted((item_id, caption) for item_id, caption in found if caption is not None))

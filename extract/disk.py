@@ -6,8 +6,10 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from extract.errors import ResourceExhausted
 
@@ -49,8 +51,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name in the same folder, fsync, rename, fsync the folder.
+@contextmanager
+def atomic_file(path: Path, size: int = 0) -> Iterator[BinaryIO]:
+    """A file to write that appears whole or not at all: temporary name, fsync, rename, fsync the folder.
+
+    Args:
+        path: where the file is after the block ends without an error.
+        size: bytes that will be written, for the message if there is no room.
 
     Raises:
         ResourceExhausted: the disk, the quota or the file size limit is full; the old file stands untouched.
@@ -58,14 +65,22 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise disk_error(error, path, len(data)) from error
+        if isinstance(error, OSError):
+            raise disk_error(error, path, size) from error
+        raise
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, as `atomic_file`."""
+    with atomic_file(path, len(data)) as file:
+        file.write(data)
 
 
 def disk_error(error: OSError, path: Path, size: int) -> Exception:

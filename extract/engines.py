@@ -5,7 +5,6 @@ Imports neither torch nor transformers; an engine's own module is imported when 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
@@ -16,10 +15,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from extract.endpoint_settings import EndpointConfig
+from extract.fake_engine import FakeEngine
 from extract.faults import Failure, not_installed
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
-from extract.prompts import Prompt, caption_prompt
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -93,10 +92,6 @@ class CaptionConfig(BaseModel):
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
 
-    def instruction(self) -> Prompt:
-        """The instruction these settings name, with what the model is told beside the picture."""
-        return caption_prompt(self.prompt, item_text=self.item_text, keys=self.keys)
-
     @model_validator(mode="after")
     def _has_a_server(self) -> CaptionConfig:
         if self.engine == "endpoint" and (self.endpoint is None or not self.model):
@@ -117,6 +112,8 @@ class EmbedConfig(BaseModel):
     """Commit of the hub repository; a branch name may move under you."""
     prompt: str = ""
     """Text put before every input, for embedders that were trained with one."""
+    prompt_name: str | None = None
+    """Name of one of the model's own prompts, such as "document", instead of the words."""
     normalize: bool = False
     """Scale vectors to length 1 (many models already do)."""
     truncate_dim: int | None = Field(default=None, ge=1)
@@ -131,6 +128,12 @@ class EmbedConfig(BaseModel):
     """Torch device; "auto" is cuda where there is one, else cpu."""
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedConfig:
+        if self.prompt and self.prompt_name:
+            raise ValueError("give `prompt` or `prompt_name`, not both")
+        return self
 
 
 def engine_fingerprint(
@@ -150,65 +153,12 @@ def engine_fingerprint(
     parts = {"engine": config.engine, "model": model.identity, "dtype": config.dtype}
     if isinstance(config, EmbedConfig):
         settings = (config.prompt, config.normalize, config.truncate_dim, config.max_tokens)
-        return parts | dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+        parts |= dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
+        # Only where it is set, so that stores made before there was such a key stay valid.
+        return parts | ({"prompt_name": config.prompt_name} if config.prompt_name else {})
     backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
     return parts | {"image_backend": backend}
-
-
-class FakeEngine:
-    """Deterministic captions and vectors from hashes: no model, no torch, the same on every machine.
-
-    A caption depends on the pixels and the instruction. A vector is the normalised sum of one pseudo-random
-    vector per word, so texts that share words are near each other.
-    """
-
-    WORDS = (
-        "red",
-        "blue",
-        "green",
-        "striped",
-        "plain",
-        "dotted",
-        "round",
-        "square",
-        "tall",
-        "soft",
-        "matt",
-        "shiny",
-    )
-
-    def __init__(self, dimension: int = 32) -> None:
-        self.dimension = dimension
-
-    @property
-    def fingerprint(self) -> Mapping[str, str]:
-        """Name, version and width."""
-        return {"engine": "fake", "version": "1", "dimension": str(self.dimension)}
-
-    def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
-        """Three words per picture."""
-        captions = []
-        for image, prompt in zip(images, prompts, strict=True):
-            digest = hashlib.sha256(image.tobytes() + repr(image.size).encode() + prompt.encode()).digest()
-            captions.append(
-                "a " + " ".join(self.WORDS[byte % len(self.WORDS)] for byte in digest[:3]) + " thing"
-            )
-        return captions
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors float32 [N, D]."""
-        vectors = np.zeros((len(texts), self.dimension), np.float32)
-        for row, text in enumerate(texts):
-            for word in text.lower().split() or [""]:
-                digest = hashlib.shake_256(word.encode()).digest(self.dimension)
-                vectors[row] += np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-        return np.asarray(vectors / lengths, dtype=np.float32)
-
-    def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Words, at least one."""
-        return [max(1, len(text.split())) for text in texts]
 
 
 def _transformers_captioner(config: CaptionConfig) -> Captioner:

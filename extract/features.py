@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -82,7 +82,7 @@ class FeatureTable:
             raise InvalidData(
                 "D101", f"{len(self.ids) - len(self._rows)} ids appear twice in a feature table"
             )
-        bad = np.flatnonzero(present & ~np.isfinite(matrix).all(axis=1))
+        bad = np.flatnonzero(present & ~_finite_rows(matrix))
         if len(bad):
             first = ", ".join(self.ids[row] for row in bad[:20])
             raise InvalidData(
@@ -145,18 +145,21 @@ class FeatureTable:
             self.present.tolist(),
         ])
 
-    def to_bytes(self) -> bytes:
-        """One safetensors file as bytes; equal tables give equal bytes."""
+    def to_bytes(self, beside: Mapping[str, NDArray[Any]] | None = None) -> bytes:
+        """One safetensors file as bytes; equal tables give equal bytes.
+
+        ``beside`` are tensors that are written along; readers of the table pass them over.
+        """
         encoded = [item_id.encode() for item_id in self.ids]
         tensors = {
             "matrix": self.matrix,
             "present": self.present,
             "ids_utf8": np.frombuffer(b"".join(encoded), np.uint8),
             "ids_end": np.cumsum([len(part) for part in encoded], dtype=np.int64),
+            **(beside or {}),
         }
         # One metadata key only: safetensors writes several in a hash map's order, which differs by process.
-        header = {"format_version": FORMAT_VERSION, "provenance": asdict(self.provenance)}
-        return bytes(save_tensors(tensors, {"catalograph": canonical_json(header).decode()}))
+        return bytes(save_tensors(tensors, {"catalograph": feature_header(self.provenance)}))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "bytes") -> FeatureTable:
@@ -166,18 +169,21 @@ class FeatureTable:
             InvalidData: not a feature table, truncated, or of another format version.
         """
         try:
-            tensors = load_tensors(data)
-            header = json.loads(_metadata(data)["catalograph"])
-            if header["format_version"] != FORMAT_VERSION:
-                raise ValueError(
-                    f"format_version {header['format_version']}, this release reads {FORMAT_VERSION}"
-                )
-            text, ends = tensors["ids_utf8"].tobytes(), tensors["ids_end"].tolist()
-            ids = tuple(text[start:end].decode() for start, end in zip([0, *ends], ends))
-            provenance = Provenance.from_json(json.dumps(header["provenance"]))
-            return cls(ids, tensors["matrix"], tensors["present"], provenance)
+            return cls._of_tensors(load_tensors(data), _metadata(data))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InvalidData("D107", "not a feature table", where=where, why=describe(error)) from error
+
+    @classmethod
+    def _of_tensors(cls, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> FeatureTable:
+        header = json.loads(metadata["catalograph"])
+        if header["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"format_version {header['format_version']}, this release reads {FORMAT_VERSION}"
+            )
+        text, ends = tensors["ids_utf8"].tobytes(), tensors["ids_end"].tolist()
+        ids = tuple(text[start:end].decode() for start, end in zip([0, *ends], ends))
+        provenance = Provenance.from_json(json.dumps(header["provenance"]))
+        return cls(ids, tensors["matrix"], tensors["present"], provenance)
 
     def save(self, path: Path) -> None:
         """Write the table as one safetensors file, whole or not at all."""
@@ -185,7 +191,7 @@ class FeatureTable:
 
     @classmethod
     def load(cls, path: Path) -> FeatureTable:
-        """Read the table that `save` wrote.
+        """The table that `save` wrote; its matrix is mapped from the file, pages are read when looked at.
 
         Raises:
             UnsafeInput: there is no such file.
@@ -193,7 +199,38 @@ class FeatureTable:
         """
         if not Path(path).is_file():
             raise UnsafeInput("U401", "the feature table is not there", where=str(path))
-        return cls.from_bytes(Path(path).read_bytes(), str(path))
+        try:
+            # The library checks the whole layout; it copies what it reads, so the matrix is not read by it.
+            with safe_open(path, framework="numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in ("ids_utf8", "ids_end", "present")}
+                metadata = file.metadata() or {}
+            return cls._of_tensors(tensors | {"matrix": _mapped(Path(path), "matrix")}, metadata)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InvalidData("D107", "not a feature table", where=str(path), why=describe(error)) from error
+
+
+def _mapped(path: Path, name: str) -> NDArray[np.float32]:
+    """A float32 tensor of a safetensors file as memory-mapped rows; writing to it changes no file."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    if entry["dtype"] != "F32":
+        raise ValueError(f"{name} is {entry['dtype']}, expected F32")
+    if not np.prod(entry["shape"]):
+        return np.zeros(entry["shape"], np.float32)
+    start = 8 + length + entry["data_offsets"][0]
+    return np.memmap(path, np.dtype("<f4"), "c", start, tuple(entry["shape"]))
+
+
+def _finite_rows(matrix: NDArray[np.float32], block: int = 65_536) -> NDArray[np.bool_]:
+    """Which rows hold no NaN and no infinity, looked at block by block."""
+    blocks = [np.isfinite(matrix[at : at + block]).all(axis=1) for at in range(0, len(matrix), block)]
+    return np.concatenate(blocks) if blocks else np.ones(0, bool)
+
+
+def feature_header(provenance: Provenance) -> str:
+    """What a feature file says about itself, as JSON."""
+    return canonical_json({"format_version": FORMAT_VERSION, "provenance": asdict(provenance)}).decode()
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -23,6 +23,8 @@ from extract.tables import read_columns
 logger = logging.getLogger(__name__)
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", "title", "text", "picture", "attributes")])
+BLOCK = 10_000
+"""Rows that are Python objects at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,7 @@ class Catalog:
     ) -> None:
         self.table = table.select(SCHEMA.names).cast(SCHEMA)
         self.pictures = pictures
-        self.ids: tuple[str, ...] = tuple(self.table["item_id"].to_pylist())
-        _check_ids(self.ids, where)
+        _check_ids(self.id_column, where)
 
     @classmethod
     def from_items(cls, items: Iterable[Item], pictures: PictureSource | None = None) -> Catalog:
@@ -103,8 +104,18 @@ class Catalog:
         ]
         return cls(pa.Table.from_pylist(rows, schema=SCHEMA), pictures)
 
+    @property
+    def id_column(self) -> pa.ChunkedArray:
+        """The ids [I] as an Arrow column: what a million of them should be held as."""
+        return self.table["item_id"]
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The ids [I]."""
+        return tuple(self.id_column.to_pylist())
+
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.table)
 
     def __contains__(self, item_id: object) -> bool:
         return item_id in self._rows
@@ -164,19 +175,16 @@ def read_catalog(path: Path, columns: CatalogColumns | None = None, pictures: Pa
     parts: dict[str, Any] = {
         "item_id": ids,
         "title": source[columns.title] if columns.title else empty,
-        "text": _joined([source[name] for name in columns.text], len(ids)),
+        "text": _row_by_row(source, columns.text, lambda row: "\n".join(text for text in row if text)),
         "picture": _pictures(source, columns, ids),
-        "attributes": _attributes(source, columns.attributes, len(ids)),
+        "attributes": _row_by_row(
+            source,
+            columns.attributes,
+            lambda row: _as_json({name: text for name, text in zip(columns.attributes, row) if text}),
+        ),
     }
     folder = PictureSource(Path(pictures)) if pictures is not None else None
     return Catalog(pa.table(parts), folder, where=str(path))
-
-
-def _joined(columns: Sequence[pa.ChunkedArray], rows: int) -> pa.Array:
-    lists = [column.to_pylist() for column in columns]
-    return pa.array(
-        ["\n".join(text for text in row if text) for row in zip(*lists)] or [""] * rows, pa.string()
-    )
 
 
 def _pictures(source: pa.Table, columns: CatalogColumns, ids: pa.ChunkedArray) -> Any:
@@ -184,15 +192,20 @@ def _pictures(source: pa.Table, columns: CatalogColumns, ids: pa.ChunkedArray) -
         names = source[columns.picture]
         return pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.string()), names)
     if columns.picture_pattern:
-        pattern = columns.picture_pattern
-        return pa.array([pattern.replace("{item_id}", item_id) for item_id in ids.to_pylist()], pa.string())
+        # The id separates the parts of the pattern that stand around it.
+        return pc.binary_join_element_wise(*columns.picture_pattern.split("{item_id}"), ids)
     return pa.nulls(len(ids), pa.string())
 
 
-def _attributes(source: pa.Table, names: Sequence[str], rows: int) -> pa.Array:
-    lists = [source[name].to_pylist() for name in names]
-    values = ({name: text for name, text in zip(names, row) if text} for row in zip(*lists))
-    return pa.array([_as_json(row) for row in values] or ["{}"] * rows, pa.string())
+def _row_by_row(source: pa.Table, names: Sequence[str], write: Callable[[Sequence[str]], str]) -> Any:
+    """One text per row, written from the row's values of the columns ``names``."""
+    if not names:
+        return pa.array([write(())] * len(source), pa.string())
+    texts = (
+        pa.array([write(row) for row in zip(*(batch[name].to_pylist() for name in names))], pa.string())
+        for batch in source.to_batches(max_chunksize=BLOCK)
+    )
+    return pa.chunked_array(texts, pa.string())
 
 
 def _as_json(attributes: Mapping[str, str]) -> str:
@@ -204,33 +217,44 @@ def _item(row: dict[str, Any]) -> Item:
     return Item(row["item_id"], row["title"] or "", row["text"] or "", row["picture"], attributes)
 
 
-def _check_ids(ids: Sequence[str], where: str) -> None:
-    empty = [row for row, item_id in enumerate(ids, start=1) if not item_id]
-    if empty:
+def _check_ids(ids: pa.ChunkedArray, where: str) -> None:
+    empty = np.flatnonzero(pc.equal(ids, "").to_numpy()) + 1
+    if len(empty):
         raise InvalidData(
             "D101",
             f"{len(empty)} of {len(ids):,} items have no id",
             where=f"{where} rows {', '.join(map(str, empty[:20]))} (the header not counted)",
             next_step="give every row an id, or remove these rows",
         )
-    if len(set(ids)) < len(ids):
+    if pc.count_distinct(ids).as_py() < len(ids):
         raise _doubled(ids, where)
-    alike = len(ids) - len({unicodedata.normalize("NFC", item_id).strip().casefold() for item_id in ids})
+    # Only hashes are held: a set of a million strings is a hundred megabytes for one warning.
+    folded = np.fromiter((hash(_folded(item_id)) for item_id in _each(ids)), np.int64, len(ids))
+    alike = len(ids) - len(np.unique(folded))
     if alike:
         logger.warning("%d ids differ from another id only by case, outer spaces or Unicode form", alike)
 
 
-def _doubled(ids: Sequence[str], where: str) -> InvalidData:
-    rows: dict[str, list[int]] = {item_id: [] for item_id, count in Counter(ids).items() if count > 1}
-    for row, item_id in enumerate(ids, start=1):
-        if item_id in rows:
-            rows[item_id].append(row)
-    listed = "; ".join(
-        f"{item_id!r} in rows {', '.join(map(str, at[:5]))}" for item_id, at in list(rows.items())[:20]
-    )
+def _folded(item_id: str) -> str:
+    return unicodedata.normalize("NFC", item_id).strip().casefold()
+
+
+def _each(column: pa.ChunkedArray) -> Iterator[str]:
+    for start in range(0, len(column), BLOCK):
+        yield from column.slice(start, BLOCK).to_pylist()
+
+
+def _doubled(ids: pa.ChunkedArray, where: str) -> InvalidData:
+    counts = pc.value_counts(ids)
+    doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    shown = doubled[:20]
+    rows: dict[str, list[int]] = {item_id: [] for item_id in shown.to_pylist()}
+    for row in np.flatnonzero(pc.is_in(ids, shown).to_numpy()).tolist():
+        rows[ids[row].as_py()].append(row + 1)
+    listed = "; ".join(f"{item_id!r} in rows {', '.join(map(str, at[:5]))}" for item_id, at in rows.items())
     return InvalidData(
         "D101",
-        f"{len(rows)} item ids appear more than once",
+        f"{len(doubled)} item ids appear more than once",
         where=f"{where}: {listed} (the header not counted)",
         next_step="keep one row per item",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +63,30 @@ def find_model(reference: str, revision: str | None = None) -> ModelFiles:
     return _from_hub(reference, revision)
 
 
+def pooling_of(model: ModelFiles) -> str:
+    """How a sentence-transformers model makes one vector of states, such as ``mean``, read from its files.
+
+    A folder without modules is what sentence-transformers reads with its default, the mean; empty where no
+    module pools.
+    """
+    modules = model.folder / "modules.json"
+    if not modules.is_file():
+        return "mean"
+    places = [row["path"] for row in json.loads(modules.read_text()) if row["type"].endswith(".Pooling")]
+    found: list[str] = []
+    for place in places:
+        settings = json.loads((model.folder / place / "config.json").read_text())
+        mode = settings.get("pooling_mode")
+        if mode is None:
+            switches = (re.fullmatch(r"pooling_mode_(\w+?)(_tokens?)?", name) for name in settings)
+            mode = [match[1] for match in switches if match and settings[match[0]]]
+        found += [mode] if isinstance(mode, str) else mode
+    return "+".join(found)
+
+
 def _local(folder: Path) -> ModelFiles:
-    if not (folder / "config.json").is_file():
+    # Models of sentence-transformers without a transformer (static embeddings) have the second only.
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise MissingPrerequisite("M302", "the model folder has no config.json", where=str(folder))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     seen = [

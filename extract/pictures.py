@@ -91,6 +91,22 @@ class PictureSource:
             raise BadPicture("empty", "the file has 0 bytes")
         return data
 
+    def stamp(self, name: str) -> tuple[int, int] | None:
+        """What changes when a picture does, without reading it: its size in bytes and its time.
+
+        The time is the modification time in nanoseconds; in a zip file it is the entry's checksum. None if
+        nothing that can be read is there.
+        """
+        try:
+            _check_name(name)
+            if self._zip is not None:
+                entry = self._zip.getinfo(name)
+                return entry.file_size, entry.CRC
+            found = os.stat(os.path.join(self._real_root, name))
+        except (BadPicture, KeyError, OSError, ValueError):
+            return None
+        return found.st_size, found.st_mtime_ns
+
     def size_hint(self, name: str) -> tuple[int, int] | None:
         """Width and height in pixels from the header alone, or None if the file is no readable picture."""
         try:

@@ -1,4 +1,8 @@
-"""Vectors from a sentence-transformers model, in this process."""
+"""Vectors from a sentence-transformers model, in this process.
+
+Models whose first module takes plain text are called module by module on tokens made once: counting them for
+the batch plan and embedding them need the same tokens. All others go through ``encode``.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers import PreTrainedTokenizerBase
 
+from extract.cpu_kernels import speed_up, suits
 from extract.engines import EmbedConfig, engine_fingerprint
-from extract.errors import MissingPrerequisite
+from extract.errors import ConfigError, MissingPrerequisite
 from extract.faults import HalvingBatch, describe
 from extract.models import find_model
+from extract.picture_engines import PictureEmbedConfig
+
+Tokens = dict[str, list[int]]
+"""Of one text: input_ids, attention_mask and what else the tokenizer gives, each [L]."""
 
 
 class SentenceEmbedder:
@@ -22,36 +33,24 @@ class SentenceEmbedder:
 
     Raises:
         MissingPrerequisite: the model is not there or cannot be loaded.
+        ConfigError: the model has no prompt of the name wanted.
     """
 
     def __init__(self, config: EmbedConfig) -> None:
         files = find_model(config.model, config.revision)
         self.fingerprint: Mapping[str, str] = engine_fingerprint(config, files)
         self._config = config
-        device = None if config.device == "auto" else config.device
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._model: Any = SentenceTransformer(
-                    str(files.folder),
-                    device=device,
-                    trust_remote_code=False,
-                    local_files_only=True,
-                    truncate_dim=config.truncate_dim,
-                    model_kwargs={"dtype": config.dtype, "use_safetensors": True},
-                )
-        except (OSError, ValueError, ImportError, AttributeError) as error:
-            raise MissingPrerequisite(
-                "M303",
-                "not a sentence-transformers model we can load",
-                where=config.model,
-                why=describe(error),
-            ) from error
+        self._model: Any = load_sentence_transformer(config, str(files.folder))
         if config.max_tokens is not None:
-            self._model.max_seq_length = min(
-                config.max_tokens, self._model.max_seq_length or config.max_tokens
-            )
-        self._halving = HalvingBatch(self._embed_batch, _release)
+            limit = self._model.max_seq_length or config.max_tokens
+            self._model.max_seq_length = min(config.max_tokens, limit)
+        self._prompt = _prompt(self._model, config)
+        # Tokens of the texts counted last, until they are embedded or others are counted.
+        self._known: dict[str, Tokens] = {}
+        self._own_batches = self._tokens_are_enough()
+        if suits(self._model):
+            speed_up(self._model[0].auto_model if self._own_batches else self._model)
+        self._halving = HalvingBatch(self._embed_batch, free_memory)
 
     @property
     def dimension(self) -> int:
@@ -69,18 +68,75 @@ class SentenceEmbedder:
         return np.stack(rows) if rows else np.zeros((0, self.dimension), np.float32)
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text with the prompt before it, cut at the model's limit."""
+        """Tokens of each text with the prompt before it, cut at the model's limit.
+
+        Words stand for tokens where the model has no tokenizer of transformers' kind: static embeddings.
+        """
+        if not isinstance(self._model.tokenizer, PreTrainedTokenizerBase):
+            return [1 + len(text.split()) for text in texts]
+        self._known = dict(zip(texts, self._tokenize(texts), strict=True))
+        return [len(self._known[text]["input_ids"]) for text in texts]
+
+    def _tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         if not texts:
             return []
-        prefixed = [self._config.prompt + text for text in texts]
         limit = self._model.max_seq_length
-        cut = {"truncation": True, "max_length": limit} if limit else {}
-        return [len(ids) for ids in self._model.tokenizer(prefixed, **cut)["input_ids"]]
+        # A tokenizer without a limit says 10 to the 30, which it does not take back.
+        cut = {"truncation": True, "max_length": limit} if limit and limit < 2**31 else {}
+        made = self._model.tokenizer([self._prompt + text for text in texts], **cut)
+        return [dict(zip(made.keys(), row, strict=True)) for row in zip(*made.values(), strict=True)]
 
+    def _tokens_are_enough(self) -> bool:
+        """Whether our own batches are what the model would be given by ``encode``."""
+        if not isinstance(self._model.tokenizer, PreTrainedTokenizerBase):
+            return False
+        if any(isinstance(module, Pooling) and not module.include_prompt for module in self._model):
+            # Such a model must be told where the prompt ends.
+            return False
+        texts = ["A", "a somewhat longer text, to be padded beside"]
+        asked = self._model.preprocess(texts, prompt=self._prompt or None)
+        asked = {name: value for name, value in asked.items() if name != "prompt_length"}
+        modality, known = asked.pop("modality", None), self._tokenize(texts)
+        if modality != "text" or not set(asked) == set(known[0]) <= {*_PADDING, "input_ids"}:
+            return False
+        return all(torch.equal(asked[name], made) for name, made in self._padded(known).items())
+
+    def _padded(self, rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
+        tokenizer = self._model.tokenizer
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch = {}
+        for name in rows[0]:
+            made = np.full((len(rows), longest), _PADDING.get(name, tokenizer.pad_token_id or 0), np.int64)
+            for line, row in zip(made, rows, strict=True):
+                size = len(row[name])
+                line[longest - size if tokenizer.padding_side == "left" else 0 :][:size] = row[name]
+            batch[name] = torch.from_numpy(made)
+        return batch
+
+    @torch.inference_mode()
     def _embed_batch(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        if not self._own_batches:
+            return self._encode(texts)
+        unknown = [text for text in dict.fromkeys(texts) if text not in self._known]
+        fresh = dict(zip(unknown, self._tokenize(unknown), strict=True))
+        rows = [fresh[text] if text in fresh else self._known[text] for text in texts]
+        features: dict[str, Any] = {k: v.to(self._model.device) for k, v in self._padded(rows).items()}
+        first, *others = self._model
+        features = first(features | {"modality": "text"})
+        if all(type(module) in (Pooling, Normalize) for module in others) and "token_embeddings" in features:
+            # They have no weights, so they may work in float32 behind a model of half precision.
+            features["token_embeddings"] = features["token_embeddings"].float()
+        for module in others:
+            features = module(features)
+        vectors = features["sentence_embedding"][:, : self._config.truncate_dim].float()
+        if self._config.normalize:
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        return list(vectors.cpu().numpy())
+
+    def _encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
         vectors = self._model.encode(
             list(texts),
-            prompt=self._config.prompt or None,
+            prompt=self._prompt,
             batch_size=len(texts),
             normalize_embeddings=self._config.normalize,
             convert_to_numpy=True,
@@ -89,6 +145,52 @@ class SentenceEmbedder:
         return list(np.asarray(vectors, dtype=np.float32))
 
 
-def _release() -> None:
+_PADDING = {"attention_mask": 0, "token_type_ids": 0}
+
+
+def load_sentence_transformer(config: EmbedConfig | PictureEmbedConfig, folder: str) -> Any:
+    """The SentenceTransformer of a folder, with the settings' type, device and width.
+
+    Raises:
+        MissingPrerequisite: it cannot be loaded.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return SentenceTransformer(
+                folder,
+                device=None if config.device == "auto" else config.device,
+                trust_remote_code=False,
+                local_files_only=True,
+                truncate_dim=config.truncate_dim,
+                model_kwargs={"dtype": config.dtype, "use_safetensors": True},
+            ).eval()
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        raise MissingPrerequisite(
+            "M303",
+            "not a sentence-transformers model we can load",
+            where=config.model,
+            why=describe(error),
+        ) from error
+
+
+def _prompt(model: Any, config: EmbedConfig) -> str:
+    """The text put before every input: literal, by the model's name for it, or the model's default."""
+    name = config.prompt_name or (None if config.prompt else model.default_prompt_name)
+    if name is None:
+        return config.prompt
+    if name not in model.prompts:
+        raise ConfigError(
+            "C401",
+            f"the model has no prompt `{name}`",
+            where=config.model,
+            why=f"its prompts: {', '.join(model.prompts) or 'none'}",
+            next_step="correct `prompt_name`, or write the words into `prompt`",
+        )
+    return str(model.prompts[name])
+
+
+def free_memory() -> None:
+    """Give cached accelerator memory back."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

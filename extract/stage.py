@@ -6,7 +6,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from extract.errors import TooManyBadInputs
 from extract.store import BadRow, ShardRow, ShardStore, quarantine_of
@@ -42,7 +44,7 @@ class ShardOutput:
 
 
 def run_shards(
-    ids: Sequence[str],
+    ids: Sequence[str] | pa.ChunkedArray,
     store: ShardStore,
     *,
     digest: Callable[[Sequence[int]], str],
@@ -50,6 +52,7 @@ def run_shards(
     max_bad: float = 0.01,
     retry_bad: bool = False,
     part: tuple[int, int] = (0, 1),
+    sources: Sequence[ShardStore] = (),
     progress: Progress | None = None,
 ) -> StageResult:
     """Bring a store up to date with ``ids``: recompute what changed, leave the others untouched.
@@ -62,6 +65,8 @@ def run_shards(
         max_bad: share of items that may be quarantined (at least one item, unless 0).
         retry_bad: compute shards with quarantined items again.
         part: ``(i, n)``, work only on every n-th bucket beginning with i, so that n processes share a store.
+        sources: stores of the same fingerprint, such as those of other parts: a shard that one of them holds
+            for the same inputs is taken from there.
         progress: told after each shard.
 
     Raises:
@@ -73,20 +78,23 @@ def run_shards(
     started = time.monotonic()
     mine = range(index, store.buckets, parts)
     groups = {bucket: members for bucket, members in store.group(ids).items() if bucket in mine}
-    total = sum(map(len, groups.values()))
     store.sweep(mine)
     known = store.rows()
     _retire_emptied(store, known, [bucket for bucket in mine if bucket not in groups])
-    done: list[ShardRow] = []
-    computed = 0
-    for bucket, members in sorted(groups.items()):
-        row = known.get(bucket)
-        if (
-            row is None
-            or (retry_bad and row.n_bad)
-            or not store.holds(row)
-            or row.input_sha256 != digest(members)
-        ):
+    offers = [(other, other.rows()) for other in sources]
+    tally = _Tally(sum(map(len, groups.values())))
+    for bucket, positions in sorted(groups.items()):
+        members, row = positions.tolist(), known.get(bucket)
+        if row is not None and ((retry_bad and row.n_bad) or not store.holds(row)):
+            row = None
+        offered = [(other, rows[bucket]) for other, rows in offers if bucket in rows]
+        inputs = digest(members) if row is not None or offered else ""
+        if row is not None and row.input_sha256 != inputs:
+            row = None
+        if row is None:
+            row = _adopted(store, offered, inputs)
+        computed = row is None
+        if row is None:
             output = compute(members)
             row = store.commit(
                 bucket,
@@ -97,20 +105,45 @@ def run_shards(
                 input_sha256=output.input_sha256,
                 bad=output.bad,
             )
-            computed += 1
-        done.append(row)
-        _check_limit(store, sum(row.n_bad for row in done), total, max_bad)
+        tally.add(row, computed=computed)
+        _check_limit(store, tally.n_bad, tally.total, max_bad)
         if progress is not None:
-            progress(sum(row.n_in for row in done), total)
-    return StageResult(
-        n_in=total,
-        n_ok=sum(row.n_ok for row in done),
-        n_absent=sum(row.n_absent for row in done),
-        n_quarantined=sum(row.n_bad for row in done),
-        seconds=time.monotonic() - started,
-        shards_computed=computed,
-        shards_reused=len(done) - computed,
-    )
+            progress(tally.n_in, tally.total)
+    return tally.result(time.monotonic() - started)
+
+
+@dataclass
+class _Tally:
+    """Running counts over the shards that are done."""
+
+    total: int
+    n_in: int = 0
+    n_ok: int = 0
+    n_absent: int = 0
+    n_bad: int = 0
+    shards: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+    """Shards that were computed (True) and reused (False)."""
+
+    def add(self, row: ShardRow, *, computed: bool) -> None:
+        self.n_in += row.n_in
+        self.n_ok += row.n_ok
+        self.n_absent += row.n_absent
+        self.n_bad += row.n_bad
+        self.shards[computed] += 1
+
+    def result(self, seconds: float) -> StageResult:
+        counts = (self.n_in, self.n_ok, self.n_absent, self.n_bad)
+        return StageResult(*counts, seconds, self.shards[True], self.shards[False])
+
+
+def _adopted(
+    store: ShardStore, offered: Sequence[tuple[ShardStore, ShardRow]], inputs: str
+) -> ShardRow | None:
+    """The shard as another store holds it for the same inputs, committed here; None if none does."""
+    for other, row in offered:
+        if row.n_in and row.input_sha256 == inputs and other.holds(row):
+            return store.adopt(row, other.read(row))
+    return None
 
 
 def _retire_emptied(store: ShardStore, known: dict[int, ShardRow], empty: Sequence[int]) -> None:

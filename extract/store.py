@@ -18,6 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from extract.disk import (
     bucket_of,
     canonical_json,
@@ -45,6 +50,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+BLOCK = 10_000
+"""Ids that are Python objects at a time."""
 
 
 class ShardStore:
@@ -90,12 +97,9 @@ class ShardStore:
         """sha256 (hex) of the parts, the number of buckets included."""
         return content_hash(self.parts)
 
-    def group(self, ids: Sequence[str]) -> dict[int, list[int]]:
+    def group(self, ids: Sequence[str] | pa.ChunkedArray) -> dict[int, NDArray[np.int64]]:
         """Bucket -> positions in ``ids``, sorted by item id, so that file order decides nothing."""
-        groups: dict[int, list[int]] = {}
-        for position in sorted(range(len(ids)), key=ids.__getitem__):
-            groups.setdefault(bucket_of(ids[position], self.buckets), []).append(position)
-        return groups
+        return group_by_bucket(ids, self.buckets)
 
     def rows(self) -> dict[int, ShardRow]:
         """Shard -> its last whole manifest row, in shard order. Torn and damaged lines do not count."""
@@ -153,6 +157,12 @@ class ShardStore:
         self.manifest.append(row)
         return row
 
+    def adopt(self, row: ShardRow, data: bytes) -> ShardRow:
+        """Make a shard of another store of the same fingerprint durable here, in the same order."""
+        write_atomic(self.folder / row.data, data)
+        self.manifest.append(row)
+        return row
+
     def retire(self, row: ShardRow) -> None:
         """Empty a shard whose items all left the catalogue."""
         self.manifest.append(ShardRow(row.shard, 0, 0, 0, 0, "", "", "", 0))
@@ -206,6 +216,20 @@ class ShardStore:
                 ),
                 next_step="set these back, or give another folder: results of two settings are never mixed",
             )
+
+
+def group_by_bucket(ids: Sequence[str] | pa.ChunkedArray, buckets: int) -> dict[int, NDArray[np.int64]]:
+    """Bucket -> positions in ``ids``, sorted by item id, so that file order decides nothing."""
+    column = ids if isinstance(ids, pa.ChunkedArray) else pa.array(ids, pa.string())
+    # UTF-8 bytes sort as code points do, so this is the order of Python's strings.
+    order = pc.sort_indices(column).to_numpy().astype(np.int64)
+    bucket = np.empty(len(column), np.int64)
+    for start in range(0, len(column), BLOCK):
+        block = column.slice(start, BLOCK).to_pylist()
+        bucket[start : start + len(block)] = [bucket_of(item_id, buckets) for item_id in block]
+    order = order[np.argsort(bucket[order], kind="stable")]
+    found, starts = np.unique(bucket[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(order, starts[1:]))) if len(order) else {}
 
 
 def quarantine_of(store: ShardStore) -> list[BadRow]:

@@ -11,7 +11,7 @@ import yaml
 from catalograph.config import RunConfig, flatten
 from catalograph.config_file import load_config
 from catalograph.demo import packaged_config
-from catalograph.extraction import model_folder
+from catalograph.filling import model_folder
 from extract.errors import ConfigError
 from extract.models import PACKAGED
 from recsys.settings import SETTINGS
@@ -26,7 +26,8 @@ def models_of(config: RunConfig) -> list[str]:
     """Every reference to a model's weights."""
     found = [feature.embed.model for feature in config.features.values()]
     found += [] if config.caption is None else [config.caption.model]
-    return found + ([] if config.rerank is None else [config.rerank.model])
+    named = None if config.rerank is None else config.rerank.model
+    return found if named is None else [*found, named]
 
 
 def test_the_three_configurations_are_there() -> None:

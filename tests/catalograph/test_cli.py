@@ -34,10 +34,39 @@ FLAGS = {
         "-v",
     },
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
+    "extract": STAGE_FLAGS
+    | {"--store", "--update", "--stage", "--shard", "--merge", "--retry-bad", "--rehash"},
+    "estimate": STAGE_FLAGS | {"--seconds", "--price"},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},
-    "verify": {"--run-dir", "--json"},
-    "hash": {"--run-dir", "--json"},
+    "verify": {"--run-dir", "--store", "--json"},
+    "hash": {"--run-dir", "--store", "--json"},
+    "export": {
+        "--run-dir",
+        "--to",
+        "--format",
+        "--feature",
+        "-f",
+        "--missing",
+        "--ids",
+        "--id-column",
+        "--row-column",
+        "--json",
+    },
+    "probe": {
+        "--run-dir",
+        "--attribute",
+        "-a",
+        "--feature",
+        "-f",
+        "--separator",
+        "--folds",
+        "--train-items",
+        "--seed",
+        "--set",
+        "-s",
+        "--json",
+    },
 }
 CONFIG = """\
 data: {catalog: items.csv, interactions: clicks.csv}
@@ -74,7 +103,12 @@ class Stages:
         self.outcome: Summary | BaseException = Summary()
 
     def run_stages(
-        self, config: RunConfig, folder: Path, stages: Sequence[str] | None, progress: object
+        self,
+        config: RunConfig,
+        folder: Path,
+        stages: Sequence[str] | None,
+        progress: object,
+        extraction: object = None,
     ) -> Summary:
         self.calls.append((config, folder, stages))
         if isinstance(self.outcome, BaseException):
@@ -114,7 +148,8 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
-        "demo run extract prepare train recommend finetune rerank evaluate report doctor validate verify hash"
+        "demo run extract estimate prepare train recommend finetune rerank evaluate report export probe"
+        " doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 

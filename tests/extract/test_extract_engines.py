@@ -57,7 +57,14 @@ def test_every_setting_that_changes_captions_changes_the_fingerprint(folder, cha
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "passage: "}, {"normalize": True}, {"truncate_dim": 8}, {"max_tokens": 9}, {"dtype": "auto"}],
+    [
+        {"prompt": "passage: "},
+        {"prompt_name": "passage"},
+        {"normalize": True},
+        {"truncate_dim": 8},
+        {"max_tokens": 9},
+        {"dtype": "auto"},
+    ],
 )
 def test_every_setting_that_changes_vectors_changes_the_fingerprint(folder, change):
     config = EmbedConfig(model=str(folder))
@@ -103,6 +110,8 @@ def test_a_hub_model_is_named_by_its_commit_and_pickles_are_not_fetched(monkeypa
 
 
 def test_settings_refuse_unknown_keys_and_impossible_values():
+    with pytest.raises(ValidationError, match="not both"):
+        EmbedConfig(prompt="query: ", prompt_name="query")
     for wrong in ({"batch_sze": 4}, {"batch_size": 0}, {"engine": "none"}, {"buckets": 0}):
         with pytest.raises(ValidationError):
             CaptionConfig(**wrong)

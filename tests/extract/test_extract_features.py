@@ -111,3 +111,20 @@ def test_provenance_survives_json_and_ignores_fields_of_later_releases():
     made = Provenance(model="m", revision="r", settings={"a": [1, 2]})
     assert Provenance.from_json(made.to_json()) == made
     assert Provenance.from_json('{"model": "m", "invented_later": 1}') == Provenance(model="m")
+
+
+def test_a_loaded_matrix_is_mapped_and_writing_to_it_changes_no_file(tmp_path):
+    path = tmp_path / "t.safetensors"
+    FeatureTable(("a", "b"), np.array([[1, 2], [3, 4]])).save(path)
+    before = path.read_bytes()
+    read = FeatureTable.load(path)
+    assert isinstance(read.matrix.base, np.memmap)
+    read.matrix[0, 0] = 9
+    assert path.read_bytes() == before
+    FeatureTable(("z",), np.array([[7.0, 8.0]])).save(path)
+    assert read.matrix[1].tolist() == [3, 4]
+
+
+def test_an_empty_table_can_be_saved_and_loaded(tmp_path):
+    FeatureTable((), np.zeros((0, 3))).save(tmp_path / "t")
+    assert FeatureTable.load(tmp_path / "t").matrix.shape == (0, 3)

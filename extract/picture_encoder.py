@@ -1,0 +1,117 @@
+"""Vectors from a picture encoder of transformers: CLIP, SigLIP, DINOv2, ViT and their kind, in this process.
+
+Left out: text towers (texts go to sentence-transformers) and states of inner layers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+from extract.cpu_kernels import speed_up, suits
+from extract.errors import MissingPrerequisite
+from extract.faults import HalvingBatch, describe
+from extract.models import find_model
+from extract.picture_engines import PictureEmbedConfig, image_backend, picture_engine_fingerprint
+
+
+class PictureEncoder:
+    """A picture encoder and its image processor, loaded from local files.
+
+    Weights are read from safetensors only and no code of the repository is run. The vector of "auto" is that
+    of `get_image_features` where the model has it (CLIP, SigLIP: the space shared with texts), else the
+    model's pooled output (DINOv2, ViT), else its first state.
+
+    Raises:
+        MissingPrerequisite: the model is not there, cannot be loaded, or lacks weights that the vector needs.
+    """
+
+    def __init__(self, config: PictureEmbedConfig) -> None:
+        files = find_model(config.model, config.revision)
+        self.fingerprint: Mapping[str, str] = picture_engine_fingerprint(config, files)
+        self._config = config
+        cuda = torch.cuda.is_available()
+        self._device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
+        with warnings.catch_warnings():
+            # Loading warns about backends and old field names; none of it is the user's to act on.
+            warnings.simplefilter("ignore")
+            self._processor, self._model = _load(config, str(files.folder))
+        self._model = self._model.to(self._device).eval()
+        if suits(self._model):
+            speed_up(self._model)
+        self._halving = HalvingBatch(self._embed_batch, _free_memory)
+        # Configurations name the width in a dozen ways; a grey picture tells it.
+        self.dimension = len(self._embed_batch([Image.new("RGB", (64, 64), (128, 128, 128))])[0])
+
+    def embed_pictures(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors float32 [N, D] of RGB pictures; when memory runs out the batch is halved.
+
+        Raises:
+            ResourceExhausted: a single picture does not fit in memory.
+        """
+        rows: list[NDArray[np.float32]] = self._halving(list(images))
+        return np.stack(rows) if rows else np.zeros((0, self.dimension), np.float32)
+
+    @torch.inference_mode()
+    def _embed_batch(self, images: Sequence[Image.Image]) -> list[NDArray[np.float32]]:
+        inputs = self._processor(images=list(images), return_tensors="pt")
+        inputs = inputs.to(self._device, dtype=self._model.dtype)
+        vectors = self._pooled(inputs).float()[:, : self._config.truncate_dim]
+        if self._config.normalize:
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        return list(vectors.cpu().numpy())
+
+    def _pooled(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        own = getattr(self._model, "get_image_features", None)
+        if self._config.pooling == "auto" and own is not None:
+            found = own(**inputs)
+            # Since transformers 5 an output whose pooled vector is the projected one; a tensor before.
+            vectors: torch.Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
+            return vectors
+        output = getattr(self._model, "vision_model", self._model)(**inputs)
+        if self._config.pooling == "auto" and getattr(output, "pooler_output", None) is not None:
+            pooled: torch.Tensor = output.pooler_output
+            return pooled.flatten(1)
+        states: torch.Tensor = output.last_hidden_state
+        if states.ndim == 4:
+            # Convolutions give channels over a grid; as a sequence they have no first state of a kind.
+            states = states.flatten(2).transpose(1, 2)
+        return states.float().mean(1) if self._config.pooling == "mean" else states[:, 0]
+
+
+def _load(config: PictureEmbedConfig, folder: str) -> tuple[Any, Any]:
+    arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, backend=image_backend(), **arguments)
+        model, report = AutoModel.from_pretrained(
+            folder, dtype=config.dtype, use_safetensors=True, output_loading_info=True, **arguments
+        )
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        raise MissingPrerequisite(
+            "M303", "not a picture encoder we can load", where=config.model, why=describe(error)
+        ) from error
+    # A checkpoint saved without its pooling layer gets a random one: another vector at every start.
+    lacking = sorted(report["missing_keys"])
+    if config.pooling != "auto":
+        lacking = [name for name in lacking if "pooler" not in name and "head." not in name]
+    if lacking:
+        raise MissingPrerequisite(
+            "M304",
+            f"the checkpoint lacks {len(lacking)} weights that the vector needs",
+            where=config.model,
+            why=f"first: {', '.join(lacking[:3])}",
+            next_step="set `pooling: cls` or `pooling: mean` if only the pooling layer is lacking",
+        )
+    return processor, model
+
+
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

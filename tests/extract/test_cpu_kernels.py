@@ -1,0 +1,129 @@
+"""The swapped kernels against torch's own, on tiny random encoders."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from extract import cpu_kernels  # noqa: E402
+from extract.cpu_kernels import PackedLinear, short_attention, speed_up, suits  # noqa: E402
+
+TINY = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+needs_avx512 = pytest.mark.skipif(
+    not suits(torch.nn.Linear(1, 1)), reason="this processor keeps torch's own kernels"
+)
+
+
+def encoder(dtype=torch.float32, **changes):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**TINY | changes)
+    return transformers.BertModel(config).to(dtype).eval()
+
+
+def batch():
+    ids = torch.arange(1, 31).view(3, 10)
+    return {"input_ids": ids, "attention_mask": (torch.arange(10) < torch.tensor([[10], [7], [2]])).long()}
+
+
+def plain_attention(query, key, value, mask, scaling):
+    scores = (query.float() @ key.float().transpose(-1, -2)) * scaling
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e30)
+    return (scores.softmax(-1) @ value.float()).transpose(1, 2)
+
+
+@needs_avx512
+@torch.inference_mode()
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_a_sped_up_encoder_gives_the_same_float32_states(activation):
+    model = encoder(hidden_act=activation)
+    expected = model(**batch()).last_hidden_state
+    speed_up(model)
+    found = model(**batch()).last_hidden_state
+    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    assert len(packed) == 2 * 6 + 1
+    # Only the exact GELU is fused; the others stay behind their layer.
+    assert sum(module.gelu for module in packed) == (2 if activation == "gelu" else 0)
+    assert (found - expected).abs().max() < 1e-5
+
+
+@needs_avx512
+@torch.inference_mode()
+def test_in_bfloat16_the_states_are_no_farther_from_float32_than_before():
+    exact = encoder()
+    half = copy.deepcopy(exact).bfloat16()
+    expected = exact(**batch()).last_hidden_state
+    before = (half(**batch()).last_hidden_state.float() - expected).abs().mean()
+    speed_up(half)
+    assert half.config._attn_implementation == cpu_kernels.ATTENTION
+    after = (half(**batch()).last_hidden_state.float() - expected).abs().mean()
+    assert 0 < after < 1.2 * before
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("scores", [1, 200, 2**18])
+def test_short_attention_is_attention_whatever_the_part_size(masked, scores, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "SCORES", scores)
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 5, 2, 7, 4).bfloat16().unbind(0)
+    mask = (torch.arange(7) < torch.tensor([[7], [1], [3], [7], [5]]))[:, None, None] if masked else None
+    module = torch.nn.Module()
+    module.is_causal = False
+    found, _ = short_attention(module, query, key, value, mask, scaling=0.5)
+    assert found.shape == (5, 7, 2, 4)
+    assert (found.float() - plain_attention(query, key, value, mask, 0.5)).abs().max() < 0.03
+
+
+@torch.inference_mode()
+def test_a_row_that_sees_nothing_is_finite():
+    query, key, value = torch.randn(3, 1, 1, 2, 4).bfloat16().unbind(0)
+    mask = torch.tensor([[True, True], [False, False]])[None, None]
+    found, _ = short_attention(torch.nn.Module(), query, key, value, mask)
+    assert torch.isfinite(found).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", ["float32", "causal", "groups", "bias"])
+def test_all_else_is_left_to_transformers(case, monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        cpu_kernels, "sdpa_attention_forward", lambda *a, **k: called.append(k) or (None, None)
+    )
+    query, key, value = torch.randn(3, 1, 2, 3, 4).bfloat16().unbind(0)
+    module = torch.nn.Module()
+    module.is_causal = case == "causal"
+    options = {"position_bias": torch.zeros(1, 2, 3, 3)} if case == "bias" else {}
+    if case == "float32":
+        query, key, value = query.float(), key.float(), value.float()
+    if case == "groups":
+        key, value = key[:, :1], value[:, :1]
+    short_attention(module, query, key, value, None, **options)
+    assert len(called) == 1
+
+
+@needs_avx512
+def test_a_subclass_of_linear_keeps_its_own_forward():
+    class Twice(torch.nn.Linear):
+        def forward(self, inputs):
+            return 2 * super().forward(inputs)
+
+    model = torch.nn.Sequential(Twice(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).half())
+    speed_up(model)
+    assert [type(module) for module in model] == [Twice, PackedLinear, torch.nn.Linear]
+
+
+def test_a_machine_without_the_wide_registers_keeps_torchs_kernels(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not suits(torch.nn.Linear(1, 1))
+    assert not suits(torch.nn.Linear(1, 1, device="meta"))
