@@ -40,15 +40,16 @@ def plain(text: str) -> str:
     return re.sub(r" +", " ", "".join(kept)).strip()
 
 
-def control_tokens(tokenizer: Any, *more: str | None) -> re.Pattern[str]:
+def control_tokens(tokenizer: Any, *more: object) -> re.Pattern[str]:
     """What in an item's text would become a control token: a picture more, the end of a turn.
 
     Special tokens, ``more`` of them, and added ones in brackets, such as the marks of a tile; other
     added tokens, such as runs of blanks, are text.
     """
-    added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
-    found = {*tokenizer.all_special_tokens, *more, *(t for t in added if re.fullmatch(r"[<\[].*[>\]]", t))}
-    longest_first = sorted(filter(None, found), key=lambda token: (-len(token), token))
+    added = (str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values())
+    known = (str(token) for token in (*tokenizer.all_special_tokens, *more) if token)
+    found = {*known, *(token for token in added if re.fullmatch(r"[<\[].*[>\]]", token))}
+    longest_first = sorted(found, key=lambda token: (-len(token), token))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 

@@ -1,7 +1,7 @@
 """Captions from any image-text-to-text model of transformers, in this process.
 
-Batches are padded on the left and decoded greedily, so in float32 a caption does not depend on its
-neighbours. Left out: sampling, beams, several pictures per item, static caches.
+Batches are padded and decoded greedily, so in float32 a caption does not depend on its neighbours. Left out:
+sampling, beams, several pictures per item, static caches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from extract.engines import CaptionConfig, engine_fingerprint
 from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
 from extract.models import ModelFiles, find_model
-from extract.picture_processor import load_processor
+from extract.picture_processor import load_processor, picture_mark
 from extract.prompts import control_tokens
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ class TransformersCaptioner:
             warnings.simplefilter("ignore")
             self._processor, self._model = _load(config, files, self.device)
         self._tokenizer = self._processor.tokenizer
-        self._tokenizer.padding_side = "left"
+        # A decoder goes on from the last token; an encoder counts positions from the first.
+        self._tokenizer.padding_side = "right" if self._model.config.is_encoder_decoder else "left"
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._generation = _greedy(
@@ -77,8 +78,7 @@ class TransformersCaptioner:
             return str(
                 self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             )
-        image_token = getattr(self._processor, "image_token", None)
-        return f"{image_token}\n{prompt}" if image_token else prompt
+        return picture_mark(self._model.config.model_type, self._processor) + prompt
 
     @property
     def _has_template(self) -> bool:
