@@ -33,6 +33,9 @@ def extract(
         list[Path] | None,
         typer.Option("--merge", help="With --update: take shards from this store of a part. Repeatable."),
     ] = None,
+    ray: Annotated[
+        int | None, typer.Option("--ray", min=1, help="With --update: on so many workers of a Ray cluster.")
+    ] = None,
     retry_bad: Annotated[bool, typer.Option("--retry-bad", help="Try quarantined items again.")] = False,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read every picture, whatever its size and time.")
@@ -48,8 +51,10 @@ def extract(
         raise typer.BadParameter(f"--stage {unknown[0]}: choose from {', '.join(EXTRACTION)}")
     if update and store is None:
         raise typer.BadParameter("--update needs --store DIR, the folder that is brought up to date")
-    if (shard or merge) and not update:
-        raise typer.BadParameter("--shard and --merge work on a store: add --update and --store DIR")
+    if (shard or merge or ray) and not update:
+        raise typer.BadParameter("--shard, --merge and --ray work on a store: add --update and --store DIR")
+    if shard and ray:
+        raise typer.BadParameter("--ray divides the work by itself: leave --shard out")
     resolved, stages = load_run(config, sets, run_dir), tuple(stage or EXTRACTION)
     how = Extraction(store, _part(shard), tuple(merge or ()), retry_bad, rehash)
     if not update:
@@ -60,7 +65,12 @@ def extract(
         from catalograph.updating import update_store
 
         with Progress() as progress:
-            result = update_store(resolved, how, stages, progress)
+            if ray is None:
+                result = update_store(resolved, how, stages, progress)
+            else:
+                from catalograph.ray_driver import update_with_ray
+
+                result = update_with_ray(resolved, how, stages, ray, progress)
         if as_json:
             typer.echo(json.dumps(result, ensure_ascii=False))
         else:
