@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from catalograph.config import RunConfig
@@ -58,11 +59,16 @@ def update_with_ray(
     rows: Steps = {}
     if extraction.store is None:
         raise ValueError("an update needs a store")
-    with hold(extraction.store, (0, 1)), _cluster(workers) as ray:
+    # A worker's working folder is its own.
+    store, merge = extraction.store.absolute(), tuple(folder.absolute() for folder in extraction.merge)
+    extraction = replace(extraction, store=store, merge=merge)
+    data = config.data.model_copy(update={"root": (config.data.root or Path()).absolute()})
+    config = config.model_copy(update={"data": data})
+    with hold(store, (0, 1)), _cluster(workers) as ray:
         for step in steps_of(config, stages):
             with progress.task(f"{step} on {workers} workers") as task:
                 rows[step] = as_row(_run(ray, config, extraction, step, workers, task.reach))
-    return {"store": str(extraction.store), "stages": rows}
+    return {"store": str(store), "stages": rows}
 
 
 def _run(
