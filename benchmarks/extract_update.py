@@ -7,8 +7,8 @@ patch in the child of this file notes every picture and text that a model is giv
 zip of pictures change, and the same command runs again, and once more with nothing to do.
 
 Claims: exactly eleven pictures reach the captioner; every text that reaches the embedder is one of those
-eleven items'; the bytes of every bucket that none of the 21 items is in stay; the third run loads no torch; and
-captions are those of a store made anew, vectors within 1e-5.
+eleven items'; the bytes of every bucket that none of the 21 items is in stay; the third run loads no torch;
+and captions are those of a store made anew, vectors within 1e-5.
 
 The last line is one JSON object; exit 1 where a claim fails.
 """
