@@ -13,6 +13,8 @@ from extract.errors import ConfigError
 from extract.items import Item
 
 _SLOT = re.compile(r"\{(attributes\.[^{}]+|\w+)\}")
+_SLOT_AND_MARKS = re.compile(_SLOT.pattern + r"([.,;:]*)")
+_BLANKS = re.compile(r"[ \t]+")
 SLOTS = ("item_id", "title", "text", "attributes", "caption")
 ITEM_SLOTS = SLOTS[:-1]
 Form = Literal["sentences", "tags", "json"]
@@ -205,5 +207,4 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
         value = values.get(match[1], "")
         return value + match[2] if value else ""
 
-    filled = re.sub(_SLOT.pattern + r"([.,;:]*)", fill, template)
-    return re.sub(r"[ \t]+", " ", filled).strip()
+    return _BLANKS.sub(" ", _SLOT_AND_MARKS.sub(fill, template)).strip()

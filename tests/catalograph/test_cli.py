@@ -35,7 +35,7 @@ FLAGS = {
     },
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
     "extract": STAGE_FLAGS
-    | {"--store", "--update", "--stage", "--shard", "--merge", "--retry-bad", "--rehash"},
+    | {"--store", "--update", "--stage", "--shard", "--merge", "--ray", "--retry-bad", "--rehash"},
     "estimate": STAGE_FLAGS | {"--seconds", "--price"},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},
