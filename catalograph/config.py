@@ -25,7 +25,7 @@ from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
-NOT_RESULTS = ("run_dir", "data.root", "report", "max_bad", "threads")
+NOT_RESULTS = ("run_dir", "data.root", "report", "max_bad", "threads", "candidates.memory_gib")
 """Keys, with all below them, that may differ between two runs of one folder.
 
 ``data.root`` is here because inputs are recognised by their content, and ``threads`` because it moves at
@@ -125,6 +125,8 @@ class CandidatesConfig(_Section):
     """Attribute of the catalogue whose values are capped, several values of an item split at ``|``."""
     cap: PositiveInt = 3
     """Items of one value of ``cap_by`` in a list at most."""
+    memory_gib: Annotated[float, Field(gt=0)] = 4.0
+    """GiB that the scores of one block of users may take; at least one user at a time is ranked."""
     embeddings: bool = False
     """Whether user and item vectors of retrievers that have them are written, as Parquet."""
 
