@@ -36,6 +36,8 @@ FLAGS = {
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},
+    "newcomers": {"--run-dir", "--histories", "--out", "--json"},
+    "compare": {"--run-dir", "--against", "--list", "--against-list", "--json"},
     "verify": {"--run-dir", "--json"},
     "hash": {"--run-dir", "--json"},
 }
@@ -114,7 +116,8 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
-        "demo run extract prepare train recommend finetune rerank evaluate report doctor validate verify hash"
+        "demo run extract prepare train recommend finetune rerank evaluate report newcomers compare "
+        "doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 
