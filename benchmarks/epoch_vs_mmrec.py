@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,34 @@ from numpy.typing import NDArray
 
 USERS, ITEMS, TRAIN, VALID = 19_445, 7_050, 118_551, 20_559
 KS = (5, 10, 20, 50)
-Turn = Callable[[], None]
-PHASES = ("train", "evaluate")
+
+
+class Clock:
+    """A side's turns: one begins with a line read and ends with its seconds written."""
+
+    def __init__(self) -> None:
+        self._answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self._seconds: dict[str, float] = {}
+        self._marks = 0.0, 0.0
+
+    def begin(self) -> None:
+        """Waits for the next turn; the process ends with its input."""
+        if not sys.stdin.readline():
+            raise SystemExit(0)
+        self._marks = time.perf_counter(), time.process_time()
+
+    def lap(self, phase: str) -> None:
+        """Notes the seconds since the last mark."""
+        now = time.perf_counter(), time.process_time()
+        self._seconds |= {phase: now[0] - self._marks[0], f"{phase}_cpu": now[1] - self._marks[1]}
+        self._marks = time.perf_counter(), time.process_time()
+
+    def end(self) -> None:
+        """Answers."""
+        self._answers.write(json.dumps(self._seconds) + "\n")
+        self._answers.flush()
+
 
 OURS: dict[str, dict[str, Any]] = {
     "lightgcn": {"layers": 2, "reg": 1e-4},
@@ -86,8 +112,8 @@ def draw_pairs(rng: np.random.Generator) -> NDArray[np.int64]:
     return np.stack([users, items, labels], axis=1)
 
 
-def our_turn(name: str, folder: Path, seed: int) -> tuple[Turn, Turn]:
-    """An epoch of ours and a full evaluation, as two calls."""
+def our_turns(name: str, folder: Path, seed: int, clock: Clock) -> None:
+    """Epochs of ours, each with a full evaluation."""
     from extract.features import FeatureTable
     from recsys import TrainConfig, id_places, interactions_from, top_k
     from recsys.metrics import METRICS, hit_matrix
@@ -114,22 +140,24 @@ def our_turn(name: str, folder: Path, seed: int) -> tuple[Turn, Turn]:
             kind: FeatureTable(tuple(ids), np.load(folder / f"{kind}_feat.npy")) for kind in ("image", "text")
         }
     model = build_model(name, OURS[name], train, features, seed=seed)
-    config = TrainConfig(epochs=1, batch_size=2048, learning_rate=1e-3, seed=seed)
+    config = TrainConfig(epochs=10_000, batch_size=2048, learning_rate=1e-3, seed=seed)
     seen, truth, places = train.matrix(), valid.matrix(), id_places(train.item_ids)
     users = np.unique(valid.user_rows)
     n_truth = np.diff(truth.indptr).astype(np.int64)[users]
 
-    def epoch() -> None:
-        fit(model, train, None, config)
-
-    def evaluation() -> None:
+    def after_epoch(_: Any) -> None:
+        clock.lap("train")
         listed, _ = top_k(model, users, seen, max(KS), places=places)
         hits = hit_matrix(listed, users, truth)
         for k in KS:
             for metric in ("recall", "ndcg", "precision", "map_mmrec"):
                 METRICS[metric](hits, n_truth, k).mean()
+        clock.lap("evaluate")
+        clock.end()
+        clock.begin()
 
-    return epoch, evaluation
+    clock.begin()
+    fit(model, train, None, config, progress=after_epoch)
 
 
 def interactions_on(train: Any, part: Any) -> Any:
@@ -144,8 +172,8 @@ def interactions_on(train: Any, part: Any) -> Any:
     )
 
 
-def their_turn(name: str, folder: Path, peer: Path, seed: int) -> tuple[Turn, Turn]:
-    """An epoch of MMRec and one evaluation of its validation users, as two calls."""
+def their_turns(name: str, folder: Path, peer: Path, seed: int, clock: Clock) -> None:
+    """Epochs of MMRec, each with one evaluation of its validation users."""
     from unittest.mock import MagicMock
 
     from scipy import sparse
@@ -178,30 +206,26 @@ def their_turn(name: str, folder: Path, peer: Path, seed: int) -> tuple[Turn, Tu
     model = get_model(model_name)(config, train)
     trainer = get_trainer()(config, model)
 
-    def epoch() -> None:
+    while True:
+        clock.begin()
         model.pre_epoch_processing()
         trainer._train_epoch(train, 0)
-
-    return epoch, lambda: trainer.evaluate(valid)
+        clock.lap("train")
+        trainer.evaluate(valid)
+        clock.lap("evaluate")
+        clock.end()
 
 
 def work(side: str, name: str, folder: Path, peer: Path, threads: int, seed: int) -> None:
-    """A side's process: one turn per line read, its seconds as one line of JSON."""
+    """A side's process."""
     import torch
 
     torch.set_num_threads(threads)
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    calls = our_turn(name, folder, seed) if side == "ours" else their_turn(name, folder, peer, seed)
-    for _ in sys.stdin:
-        seconds = {}
-        for phase, call in zip(PHASES, calls, strict=True):
-            began, began_cpu = time.perf_counter(), time.process_time()
-            call()
-            seconds[phase] = time.perf_counter() - began
-            seconds[f"{phase}_cpu"] = time.process_time() - began_cpu
-        answers.write(json.dumps(seconds) + "\n")
-        answers.flush()
+    clock = Clock()
+    if side == "ours":
+        our_turns(name, folder, seed, clock)
+    else:
+        their_turns(name, folder, peer, seed, clock)
 
 
 def in_turns(

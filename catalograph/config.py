@@ -28,7 +28,7 @@ from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
-    *("run_dir", "data.root", "report", "max_bad", "threads"),
+    *("run_dir", "data.root", "report", "max_bad", "threads", "candidates.memory_gib"),
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
 )
 """Keys, with all below them, that may differ between two runs of one folder.
@@ -122,6 +122,8 @@ class CandidatesConfig(_Section):
     """Attribute of the catalogue whose values are capped, several values of an item split at ``|``."""
     cap: PositiveInt = 3
     """Items of one value of ``cap_by`` in a list at most."""
+    memory_gib: Annotated[float, Field(gt=0)] = 4.0
+    """GiB that the scores of one block of users may take; at least one user at a time is ranked."""
     embeddings: bool = False
     """Whether user and item vectors of retrievers that have them are written, as Parquet."""
 

@@ -18,7 +18,7 @@ from catalograph.road import Road
 from extract.errors import ConfigError
 from extract.store import write_atomic
 from extract.tables import read_columns
-from recsys.candidates import Candidates, retrieve
+from recsys.candidates import Candidates, block_within, retrieve
 from recsys.interactions import Interactions
 from recsys.list_rules import ListRules, category_rows, ruled_lists
 from recsys.merge import fit_weights, retrieve_merged
@@ -40,16 +40,20 @@ class Order:
     scores: dict[str, float]
     weights: dict[str, float] | None = None
     rules: ListRules = field(default_factory=ListRules)
+    memory: float = 4 * 2**30
+    """Bytes that a block of users may take."""
 
     def lists(
         self, models: Mapping[str, Recommender], seen: Interactions, users: Sequence[str]
     ) -> Candidates:
         """The candidates of some users, with every model's score and rank."""
 
+        block = block_within(self.memory, seen.n_items, len(models))
+
         def make(models: Mapping[str, Recommender], users: Sequence[str], k: int) -> Candidates:
             if self.weights is not None:
-                return retrieve_merged(models, seen, users, k, self.weights)
-            return retrieve(models, seen, users, k, order_by=self.name)
+                return retrieve_merged(models, seen, users, k, self.weights, block=block)
+            return retrieve(models, seen, users, k, order_by=self.name, block=block)
 
         return ruled_lists(make, models, seen, users, self.k, self.rules)
 
@@ -59,7 +63,7 @@ class Order:
         """The list of one model as a baseline, under the same rules."""
 
         def make(models: Mapping[str, Recommender], users: Sequence[str], k: int) -> Candidates:
-            return retrieve(models, seen, users, k)
+            return retrieve(models, seen, users, k, block=block_within(self.memory, seen.n_items, 1))
 
         return ruled_lists(make, models, seen, users, self.k, self.rules)
 
@@ -73,7 +77,7 @@ def choose_order(
     road: Road, models: Mapping[str, Recommender], train_part: Interactions, valid_part: Interactions
 ) -> Order:
     """The order the candidates come in, chosen on validation where the configuration leaves it open."""
-    config, rules = road.config, _rules(road, train_part)
+    config, rules, memory = road.config, _rules(road, train_part), _memory(road)
     users, order_by, k = users_of(valid_part), config.candidates.order_by, config.candidates.k
     if not users:
         if order_by in ("best", MERGED):
@@ -82,23 +86,28 @@ def choose_order(
                 f"candidates.order_by is {order_by}, and there is no validation split to choose by",
                 next_step="name a retriever in candidates.order_by, or give data.split.valid_share",
             )
-        return Order(order_by, k, {}, rules=rules)
-    scores = {
-        name: evaluate(retrieve({name: model}, train_part, users, 20), valid_part, (20,)).mean()[SELECTION]
-        for name, model in models.items()
-    }
+        return Order(order_by, k, {}, None, rules, memory)
+    scores = {}
+    for name, model in models.items():
+        lists = Order(name, 20, {}, memory=memory).alone({name: model}, train_part, users)
+        scores[name] = evaluate(lists, valid_part, (20,)).mean()[SELECTION]
     if order_by == MERGED:
-        weights, reached = fit_weights(models, train_part, valid_part, k, seed=config.seed)
-        return Order(MERGED, k, scores | {MERGED: reached}, weights, rules)
+        block = block_within(memory, train_part.n_items, len(models))
+        weights, reached = fit_weights(models, train_part, valid_part, k, seed=config.seed, block=block)
+        return Order(MERGED, k, scores | {MERGED: reached}, weights, rules, memory)
     name = max(scores, key=lambda name: scores[name]) if order_by == "best" else order_by
-    return Order(name, k, scores, rules=rules)
+    return Order(name, k, scores, None, rules, memory)
+
+
+def _memory(road: Road) -> float:
+    return road.config.candidates.memory_gib * 2**30
 
 
 def saved_order(road: Road, train: Interactions) -> Order:
     """The order that the recommend stage chose."""
     leader = json.loads(road.path("recommend", "leader.json").read_text())
     k, rules = road.config.candidates.k, _rules(road, train)
-    return Order(leader["order_by"], k, leader[SELECTION], leader["weights"], rules)
+    return Order(leader["order_by"], k, leader[SELECTION], leader["weights"], rules, _memory(road))
 
 
 def rule_parts(road: Road) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def recommend_parts(road: Road) -> dict[str, Any]:
     return {
         "train": road.hash_of("train"),
         "prepare": road.hash_of("prepare"),
-        "candidates": config.candidates.model_dump(mode="json"),
+        "candidates": config.candidates.model_dump(mode="json", exclude={"memory_gib"}),
         "rules": rule_parts(road),
         "baselines": list(config.evaluate.baselines),
     }

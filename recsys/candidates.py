@@ -257,6 +257,12 @@ def retrieve(
     )
 
 
+def block_within(memory: float, n_items: int, n_models: int, most: int = 256) -> int:
+    """Users per block, so that scores, keys and masks of a block stay within `memory` bytes; at least 1."""
+    each = n_items * (4 * n_models + 48)
+    return int(np.clip(memory // max(each, 1), 1, most))
+
+
 def concatenated(parts: Sequence[Candidates]) -> Candidates:
     """The lists of several groups of users, of the same K and sources, one after the other."""
     first = parts[0]

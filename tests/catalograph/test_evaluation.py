@@ -109,6 +109,10 @@ def test_a_merged_order_is_kept_for_test_lists_and_named_in_the_report(world: Wo
     assert leader["ndcg@20"]["merged"] >= max(leader["ndcg@20"][n] for n in ("item_knn", "popularity"))
     lists = Candidates.from_parquet(stages / "50-recommend/test.parquet")
     assert set(lists.scores) == {"item_knn", "popularity"} and (lists.ranks["popularity"] > 0).all()
+    # Blocks of one user, in the same folder: nothing is made again. In another: the same lists.
+    assert world.again("merged", "--set", "candidates.memory_gib=1e-6").code == 0
+    again = world.again("merged", "--set", "candidates.memory_gib=1e-6", folder=world.root / "small")
+    assert again.code == 0 and world.hash_of(again.folder) == world.hash_of(run.folder)
     assert "in the order of merged" in (run.folder / "report/index.html").read_text()
 
 
