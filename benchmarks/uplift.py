@@ -82,7 +82,7 @@ class Bench:
         self.k = 40 if chosen.quick else 100
         self.token = RerankConfig(
             form="token", history=64 if self.films else 20,
-            token=TokenConfig(features=("text",) if self.films else ()),
+            token=TokenConfig(choices=64, features=("text",) if self.films else ()),
             finetune=FineTuneConfig(
                 loss="listnet", rank_weight=1.0, epochs=1 if chosen.quick else chosen.epochs, batch_size=64,
                 token_budget=8192, learning_rate=2e-3, average=0.99, patience=4,
@@ -172,6 +172,11 @@ class Bench:
             FeatureTable(tuple(self.catalog.ids), vectors).save(path)
         return FeatureTable.load(path) if self.films else None
 
+    @cached_property
+    def reference(self) -> ItemVectors:
+        """Whose basis the vectors made from choices share."""
+        return item_vectors(self.parts[0], {}, width=64)
+
     def lists(self, name: str, *, permuted: bool) -> list[RankingList]:
         """The lists of one set with what a soft token reads; those without a truth only in the test."""
         known, truth = self.sets[name]
@@ -180,9 +185,7 @@ class Bench:
         if self.texts is not None:
             order = np.random.default_rng(0).permutation(len(self.texts)) if permuted else slice(None)
             features["text"] = FeatureTable(self.texts.ids, self.texts.matrix[order])
-        vectors: ItemVectors = item_vectors(
-            known, features, width=self.token.token.choices, reference=self.parts[0]
-        )
+        vectors = item_vectors(known, features, width=64, reference=self.reference)
         inputs = list_inputs(candidates, known, vectors, list(self.retrievers))
         users = [str(user) for user in candidates.user_ids]
         made = ranking_lists(
