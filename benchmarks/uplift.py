@@ -72,10 +72,11 @@ class Bench:
         self.name = "ml1m_posters" if self.films else "amazon_baby"
         self.work: Path = chosen.work / (self.name + ("-quick" if chosen.quick else ""))
         self.work.mkdir(parents=True, exist_ok=True)
-        kinds = ["lambdamart", "token", *(["token_texts_permuted"] if self.films else [])]
+        kinds = ["token", "lambdamart", *(["token_texts_permuted"] if self.films else [])]
         self.kinds = [kind for kind in kinds if chosen.only in {None, kind}]
         self.stop = time.monotonic() + 60 * chosen.minutes
         self.retrievers = dict(RETRIEVERS)
+        self._training: dict[bool, tuple[list[RankingList], list[RankingList]]] = {}
         if chosen.quick:
             del self.retrievers["ease_smooth"]
         self.folds = 2 if chosen.quick else 5
@@ -196,8 +197,11 @@ class Bench:
 
     def training(self, *, permuted: bool) -> tuple[list[RankingList], list[RankingList]]:
         """Out-of-fold lists, and validation lists."""
-        lists = [e for n in range(self.folds) for e in self.lists(f"fold-{n}", permuted=permuted)]
-        return lists, self.lists("valid", permuted=permuted)[: self.token.finetune.validation_lists]
+        if permuted not in self._training:
+            lists = [e for n in range(self.folds) for e in self.lists(f"fold-{n}", permuted=permuted)]
+            valid = self.lists("valid", permuted=permuted)[: self.token.finetune.validation_lists]
+            self._training = {permuted: (lists, valid)}
+        return self._training[permuted]
 
     def lambdamart(self, seed: int) -> list[np.ndarray]:
         """Its test scores."""
