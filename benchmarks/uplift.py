@@ -72,17 +72,18 @@ class Bench:
         self.name = "ml1m_posters" if self.films else "amazon_baby"
         self.work: Path = chosen.work / (self.name + ("-quick" if chosen.quick else ""))
         self.work.mkdir(parents=True, exist_ok=True)
-        kinds = ["lambdamart", "token", *(["token_texts_permuted"] if self.films else [])]
+        kinds = ["token", "lambdamart", *(["token_texts_permuted"] if self.films else [])]
         self.kinds = [kind for kind in kinds if chosen.only in {None, kind}]
         self.stop = time.monotonic() + 60 * chosen.minutes
         self.retrievers = dict(RETRIEVERS)
+        self._training: dict[bool, tuple[list[RankingList], list[RankingList]]] = {}
         if chosen.quick:
             del self.retrievers["ease_smooth"]
         self.folds = 2 if chosen.quick else 5
         self.k = 40 if chosen.quick else 100
         self.token = RerankConfig(
             form="token", history=64 if self.films else 20,
-            token=TokenConfig(features=("text",) if self.films else ()),
+            token=TokenConfig(choices=64, features=("text",) if self.films else ()),
             finetune=FineTuneConfig(
                 loss="listnet", rank_weight=1.0, epochs=1 if chosen.quick else chosen.epochs, batch_size=64,
                 token_budget=8192, learning_rate=2e-3, average=0.99, patience=4,
@@ -172,6 +173,11 @@ class Bench:
             FeatureTable(tuple(self.catalog.ids), vectors).save(path)
         return FeatureTable.load(path) if self.films else None
 
+    @cached_property
+    def reference(self) -> ItemVectors:
+        """Whose basis the vectors made from choices share."""
+        return item_vectors(self.parts[0], {}, width=64)
+
     def lists(self, name: str, *, permuted: bool) -> list[RankingList]:
         """The lists of one set with what a soft token reads; those without a truth only in the test."""
         known, truth = self.sets[name]
@@ -180,9 +186,7 @@ class Bench:
         if self.texts is not None:
             order = np.random.default_rng(0).permutation(len(self.texts)) if permuted else slice(None)
             features["text"] = FeatureTable(self.texts.ids, self.texts.matrix[order])
-        vectors: ItemVectors = item_vectors(
-            known, features, width=self.token.token.choices, reference=self.parts[0]
-        )
+        vectors = item_vectors(known, features, width=64, reference=self.reference)
         inputs = list_inputs(candidates, known, vectors, list(self.retrievers))
         users = [str(user) for user in candidates.user_ids]
         made = ranking_lists(
@@ -193,8 +197,11 @@ class Bench:
 
     def training(self, *, permuted: bool) -> tuple[list[RankingList], list[RankingList]]:
         """Out-of-fold lists, and validation lists."""
-        lists = [e for n in range(self.folds) for e in self.lists(f"fold-{n}", permuted=permuted)]
-        return lists, self.lists("valid", permuted=permuted)[: self.token.finetune.validation_lists]
+        if permuted not in self._training:
+            lists = [e for n in range(self.folds) for e in self.lists(f"fold-{n}", permuted=permuted)]
+            valid = self.lists("valid", permuted=permuted)[: self.token.finetune.validation_lists]
+            self._training = {permuted: (lists, valid)}
+        return self._training[permuted]
 
     def lambdamart(self, seed: int) -> list[np.ndarray]:
         """Its test scores."""

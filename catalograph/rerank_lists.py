@@ -9,7 +9,6 @@ import numpy as np
 from catalograph.extraction import captions, feature_tables
 from catalograph.retrieval import folds_of, source_names
 from catalograph.road import Road
-from extract.features import FeatureTable
 from extract.prompts import render_text
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions
@@ -38,9 +37,10 @@ def item_texts(road: Road) -> dict[str, str]:
 def training_lists(road: Road) -> tuple[list[RankingList], int]:
     """Out-of-fold lists that hold a truth, at most `max_lists`, and how many were made."""
     lists: list[RankingList] = []
+    reference = _reference(road)
     for number, fold in enumerate(folds_of(road)):
         candidates = Candidates.from_parquet(road.path("recommend", f"fold-{number}.parquet"))
-        lists += _lists(road, candidates, fold.train, fold.held_out)
+        lists += _lists(road, candidates, fold.train, fold.held_out, reference)
     useful = [entry for entry in lists if entry.relevance.any()]
     limit = settings_of(road).finetune.max_lists
     if limit is not None and len(useful) > limit:
@@ -53,7 +53,7 @@ def training_lists(road: Road) -> tuple[list[RankingList], int]:
 def validation_lists(road: Road) -> tuple[Candidates, list[RankingList]]:
     """Lists of validation users that hold a truth, at most `validation_lists`."""
     candidates = Candidates.from_parquet(road.path("recommend", "valid.parquet"))
-    lists = _lists(road, candidates, road.part("train"), road.part("valid"))
+    lists = _lists(road, candidates, road.part("train"), road.part("valid"), _reference(road))
     useful = np.flatnonzero([entry.relevance.any() for entry in lists])
     limit = settings_of(road).finetune.validation_lists
     if len(useful) > limit:
@@ -64,7 +64,7 @@ def validation_lists(road: Road) -> tuple[Candidates, list[RankingList]]:
 def final_lists(road: Road) -> tuple[Candidates, list[RankingList]]:
     """The candidates of all users, and their lists."""
     candidates = Candidates.from_parquet(road.path("recommend", "test.parquet"))
-    return candidates, _lists(road, candidates, road.known, None)
+    return candidates, _lists(road, candidates, road.known, None, _reference(road))
 
 
 def needs_inputs(settings: RerankConfig) -> bool:
@@ -73,21 +73,26 @@ def needs_inputs(settings: RerankConfig) -> bool:
 
 
 def _lists(
-    road: Road, candidates: Candidates, known: Interactions, truth: Interactions | None
-) -> list[RankingList]:
+    road: Road, candidates: Candidates, known: Interactions, truth: Interactions | None,
+    reference: ItemVectors | None,
+) -> list[RankingList]:  # fmt: skip
     settings, seed = settings_of(road), road.config.seed
     users = [str(user) for user in candidates.user_ids]
     histories = shown_histories(known, users, length=settings.history, seed=seed)
-    if not needs_inputs(settings):
+    if reference is None:
         return ranking_lists(candidates, histories, truth, seed=seed, ordered=known.ordered)
-    vectors = _vectors(road, known)
+    tables = feature_tables(road)
+    features = {name: tables[name] for name in settings.token.features}
+    vectors = item_vectors(known, features, width=settings.token.choices, reference=reference)
     inputs = list_inputs(candidates, known, vectors, source_names(road.config))
     return ranking_lists(
         candidates, histories, truth, seed=seed, inputs=inputs, vectors=vectors, ordered=known.ordered
     )
 
 
-def _vectors(road: Road, known: Interactions) -> ItemVectors:
-    token, tables = settings_of(road).token, feature_tables(road)
-    features: dict[str, FeatureTable] = {name: tables[name] for name in token.features}
-    return item_vectors(known, features, width=token.choices, reference=road.part("train"))
+def _reference(road: Road) -> ItemVectors | None:
+    """Whose basis the vectors made from choices share; None where nothing reads more than words."""
+    settings = settings_of(road)
+    if not needs_inputs(settings):
+        return None
+    return item_vectors(road.part("train"), {}, width=settings.token.choices)

@@ -66,14 +66,14 @@ class ItemVectors:
 
 def item_vectors(
     known: Interactions, features: Mapping[str, FeatureTable], *, width: int,
-    reference: Interactions | None = None,
+    reference: ItemVectors | None = None,
 ) -> ItemVectors:  # fmt: skip
     """Vectors of all items on the axis of `known`.
 
     Args:
         features: tables by name; each block is centred and scaled to deviation 1.
         width: of the vectors made from choices; 0: none.
-        reference: interactions on the same axes whose basis the choice vectors are turned to. Two
+        reference: vectors of the same items and width whose basis the choice vectors are turned to. Two
             decompositions differ by a rotation that means nothing, and a model would have to learn each.
     """
     parts: dict[str, Matrix] = {}
@@ -84,8 +84,8 @@ def item_vectors(
     root = np.sqrt(np.maximum(np.asarray(known.matrix().sum(axis=0)).reshape(-1, 1), 1))
     if width:
         vectors = basis * values
-        if reference is not None and reference is not known:
-            left, _, right = np.linalg.svd(vectors.T @ np.multiply(*_choice_basis(reference, width)))
+        if reference is not None:
+            left, _, right = np.linalg.svd(vectors.T @ reference.matrix[:, reference.blocks[CHOICES]])
             vectors = vectors @ (left @ right)
         parts[CHOICES] = (vectors / max(float(vectors.std()), 1e-9)).astype(np.float32)
     count = np.bincount(known.item_rows, minlength=known.n_items)

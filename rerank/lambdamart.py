@@ -7,7 +7,6 @@ Trained on the same out-of-fold lists, chosen on the same validation lists. ligh
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +57,7 @@ def fit_lambdamart(
             "objective": "lambdarank", "metric": "ndcg", "eval_at": [CUT], "num_leaves": leaves,
             "min_data_in_leaf": least, "learning_rate": config.learning_rate, "max_bin": 127,
             "lambdarank_truncation_level": CUT + 10, "seed": seed, "deterministic": True,
-            "force_row_wise": True, "num_threads": os.cpu_count(), "verbose": -1, "feature_pre_filter": False,
+            "force_row_wise": True, "num_threads": 0, "verbose": -1, "feature_pre_filter": False,
         }  # fmt: skip
         booster = lightgbm.train(
             params, train, config.trees, valid_sets=[held],

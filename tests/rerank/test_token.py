@@ -259,8 +259,9 @@ def test_vectors_of_a_fold_are_turned_to_the_basis_of_the_whole():
     pairs = np.argwhere(rng.random((400, 8)) < odds)
     users = [f"u{n:03}" for n in range(400)]
     whole, fold = interactions(pairs, users), interactions(pairs[rng.random(len(pairs)) < 0.7], users)
-    basis = item_vectors(whole, {}, width=3).matrix[:, :3]
-    turned = item_vectors(fold, {}, width=3, reference=whole).matrix[:, :3]
+    reference = item_vectors(whole, {}, width=3)
+    basis = reference.matrix[:, :3]
+    turned = item_vectors(fold, {}, width=3, reference=reference).matrix[:, :3]
     for column in range(3):
         assert np.corrcoef(basis[:, column], turned[:, column])[0, 1] > (0.9 if column else 0)
 
