@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from catalograph.demo.draw import ALL_TRAITS, UNSEEN_STYLE, draw, is_held_out
-from catalograph.extraction import model_folder
+from catalograph.filling import model_folder
 from extract.engines import CaptionConfig, build_captioner
 from extract.pictures import decode_picture
 

@@ -28,7 +28,7 @@ from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
-    *("run_dir", "data.root", "report", "max_bad", "threads", "candidates.memory_gib"),
+    *("run_dir", "data.root", "report", "max_bad", "threads", "candidates.memory_gib", "caption.decoders"),
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
 )
 """Keys, with all below them, that may differ between two runs of one folder.

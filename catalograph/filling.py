@@ -122,6 +122,7 @@ def fill_captions(work: Workplace) -> tuple[ShardStore, StageResult]:
             rehash=how.rehash,
             part=how.part,
             sources=work.sources("captions", parts, settings.buckets),
+            decoders=settings.decoders,
             progress=task.reach,
         )
     return store, result
@@ -210,6 +211,7 @@ def _fill_from_pictures(
         rehash=how.rehash,
         part=how.part,
         sources=work.sources(f"features/{name}", parts, settings.buckets),
+        decoders=settings.decoders,
         progress=progress,
     )
     return store, result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 from PIL import Image
 
 from extract.answers import ask
-from extract.caption_shards import caption_bytes, kept_captions
-from extract.engines import Captioner
+from extract.caption_shards import CaptionMemory, caption_bytes, kept_captions
+from extract.decoding import Decoder, decoding, next_batch
+from extract.engines import Captioner, batch_invariant
 from extract.faults import Failure, isolate
 from extract.items import Catalog, Item
 from extract.picture_memo import PictureMemo, check_pictures, known_input, read_input
-from extract.pictures import BadPicture, PictureLimits, decode_picture
+from extract.pictures import PictureLimits
 from extract.prompts import Prompt
 from extract.stage import Progress, ShardOutput, StageResult, run_shards
 from extract.store import BadRow, ShardStore, bucket_of, content_hash
@@ -67,6 +69,7 @@ def caption_items(
     part: tuple[int, int] = (0, 1),
     sources: Sequence[ShardStore] = (),
     rehash: bool = False,
+    decoders: int | None = 0,
     progress: Progress | None = None,
 ) -> StageResult:
     """Caption every picture of a catalogue; committed shards whose inputs did not change are reused.
@@ -75,7 +78,7 @@ def caption_items(
     A picture whose size and modification time are those of the last run is not read again.
     An item without a picture is absent, not bad. A picture that cannot be used, and an item the engine fails
     on, is quarantined with its reason; its neighbours are not touched. Equal pictures with equal instructions
-    are captioned once per shard.
+    are captioned once per shard, and once per store where the engine's captions do not depend on the batch.
 
     Args:
         catalog: items and their pictures.
@@ -89,17 +92,17 @@ def caption_items(
         part: ``(i, n)``: this process works on every n-th bucket beginning with i.
         sources: stores of the same settings that may hold shards this one lacks.
         rehash: read every picture, whatever its size and time.
+        decoders: processes that decode pictures within limits; 0: this one; None: one per core, at most 8.
         progress: told (items done, items in all) after each shard.
 
     Raises:
         TooManyBadInputs: more than ``max_bad`` were quarantined.
         UnsafeInput: items name pictures, but the catalogue has no pictures.
     """
-    limits = limits or PictureLimits()
     check_pictures(catalog)
-
-    committed = store.rows()
+    limits, committed = limits or PictureLimits(), store.rows()
     memo = PictureMemo(store.folder / "seen", catalog.pictures, rehash=rehash)
+    memory = CaptionMemory(store, committed) if batch_invariant(captioner.fingerprint) else None
 
     def members(positions: Sequence[int]) -> tuple[int, list[Item]]:
         items = catalog.take(positions)
@@ -116,27 +119,29 @@ def caption_items(
 
     def compute(positions: Sequence[int]) -> ShardOutput:
         bucket, items = members(positions)
-        work = _ShardWork(captioner, prompt, memo, limits)
+        work = _ShardWork(captioner, prompt, memo, limits, decoder, batch_size, memory)
         work.outcomes.update(kept_captions(store, committed.get(bucket)))
         for item in items:
             work.add(item)
-            if len(work.waiting) == batch_size:
+            if len(work.waiting) == 2 * batch_size:  # one batch decodes while the model works on the other
                 work.flush()
-        work.flush()
+        while work.waiting:
+            work.flush()
         memo.save()
         return work.output()
 
-    return run_shards(
-        catalog.id_column,
-        store,
-        digest=digest,
-        compute=compute,
-        max_bad=max_bad,
-        retry_bad=retry_bad,
-        part=part,
-        sources=sources,
-        progress=progress,
-    )
+    with decoding(limits, decoders, lambda: getattr(captioner, "picture_fit", None)) as decoder:
+        return run_shards(
+            catalog.id_column,
+            store,
+            digest=digest,
+            compute=compute,
+            max_bad=max_bad,
+            retry_bad=retry_bad,
+            part=part,
+            sources=sources,
+            progress=progress,
+        )
 
 
 @dataclass
@@ -147,14 +152,17 @@ class _ShardWork:
     prompt: Prompt
     memo: PictureMemo
     limits: PictureLimits
+    decoder: Decoder
+    batch_size: int
+    memory: CaptionMemory | None
     items: list[tuple[Item, str]] = field(default_factory=list)
     """Items with the hash of their input; items of equal hash share one outcome."""
-    waiting: dict[str, tuple[Image.Image, str]] = field(default_factory=dict)
+    waiting: dict[str, tuple[Future[Image.Image], str]] = field(default_factory=dict)
     outcomes: dict[str, str | Failure | None] = field(default_factory=dict)
     """By input hash: the caption, why there is none, or None where there is no picture."""
 
     def add(self, item: Item) -> None:
-        """Read and decode one item's picture, unless an equal one was seen."""
+        """Read one item's picture and have it decoded, unless an equal one was seen."""
         text = self.prompt.render(item)
         known = known_input(item, text, self.memo)
         if known in self.outcomes:
@@ -162,25 +170,29 @@ class _ShardWork:
             return
         key, data = read_input(item, text, self.memo, self.limits)
         if key not in self.outcomes and key not in self.waiting:
-            if isinstance(data, bytes):
-                try:
-                    self.waiting[key] = (decode_picture(data, self.limits), text)
-                except BadPicture as bad:
-                    self.outcomes[key] = Failure(bad.reason, bad.detail)
+            equal = self.memory.get(key) if self.memory is not None else None
+            if equal is not None:
+                self.outcomes[key] = equal
+            elif isinstance(data, bytes):
+                self.waiting[key] = (self.decoder.submit(data), text)
             else:
                 self.outcomes[key] = data
         self.items.append((item, key))
 
     def flush(self) -> None:
-        """Caption the waiting pictures."""
-        if not self.waiting:
+        """Caption the first pictures that wait, a whole batch of good ones if there are so many."""
+        batch, refused = next_batch(self.waiting, self.batch_size)
+        self.outcomes.update(refused)
+        if not batch:
             return
 
-        def work(batch: Sequence[tuple[Image.Image, str]]) -> list[str | Failure]:
-            return ask(self.captioner, self.prompt, batch)
+        def work(pairs: Sequence[tuple[Image.Image, str]]) -> list[str | Failure]:
+            return ask(self.captioner, self.prompt, pairs)
 
-        self.outcomes.update(zip(self.waiting, isolate(work, list(self.waiting.values())), strict=True))
-        self.waiting = {}
+        for key, result in zip(batch, isolate(work, list(batch.values())), strict=True):
+            self.outcomes[key] = result
+            if isinstance(result, str) and self.memory is not None:
+                self.memory.add(key, result)
 
     def output(self) -> ShardOutput:
         """The shard's Parquet bytes and counts."""

@@ -36,6 +36,37 @@ def kept_captions(store: ShardStore, row: ShardRow | None) -> dict[str, str]:
     return {str(kept["input_sha256"]): str(kept["caption"]) for kept in good}
 
 
+class CaptionMemory:
+    """Captions by input hash, of all shards of a store: equal pictures are captioned once.
+
+    Only for engines whose captions do not depend on the batch: for others a shard would depend on what
+    other shards hold. Read from the store when first asked; holds at most half a million captions.
+    """
+
+    most = 500_000
+
+    def __init__(self, store: ShardStore, committed: Mapping[int, ShardRow]) -> None:
+        self._store, self._committed = store, committed
+        self._captions: dict[bytes, str] | None = None
+
+    def get(self, key: str) -> str | None:
+        """The caption of an input, if one was made."""
+        return self._loaded().get(bytes.fromhex(key))
+
+    def add(self, key: str, caption: str) -> None:
+        """Remember a caption."""
+        if len(self._loaded()) < self.most:
+            self._loaded()[bytes.fromhex(key)] = caption
+
+    def _loaded(self) -> dict[bytes, str]:
+        if self._captions is None:
+            self._captions = {}
+            for row in self._committed.values():
+                for key, caption in kept_captions(self._store, row).items():
+                    self.add(key, caption)
+        return self._captions
+
+
 def caption_rows(store: ShardStore) -> Iterator[dict[str, str | None]]:
     """Rows ``item_id, caption, status (ok, absent, bad), input_sha256`` of a store, shard by shard."""
     for row in store.rows().values():

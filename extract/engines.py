@@ -24,7 +24,10 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Captioner(Protocol):
-    """Pictures and instructions in, captions out."""
+    """Pictures and instructions in, captions out.
+
+    An engine may also have ``picture_fit``, a `PictureFit`: the size it takes, made where it is decoded.
+    """
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
@@ -79,6 +82,10 @@ class CaptionConfig(BaseModel):
     """Longest caption, in tokens."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per batch."""
+    decoders: int | None = Field(default=None, ge=0)
+    """Processes that decode pictures, within limits; null: one per core, at most 8; 0: the run's own."""
+    reduced_jpeg: bool = False
+    """Decode large JPEGs at 1/2 to 1/8 of their size, at least twice what the model takes; pixels differ."""
     dtype: Dtype = "auto"
     """Weights' type; "auto" is the checkpoint's own."""
     device: str = "auto"
@@ -158,7 +165,15 @@ def engine_fingerprint(
         return parts | ({"prompt_name": config.prompt_name} if config.prompt_name else {})
     backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
-    return parts | {"image_backend": backend}
+    # Named only where it is on, so that captions made before the switch existed stay valid.
+    reduced = {"reduced_jpeg": "2"} if config.reduced_jpeg else {}
+    return parts | {"image_backend": backend} | reduced
+
+
+def batch_invariant(fingerprint: Mapping[str, str]) -> bool:
+    """Whether an engine's caption does not depend on what else is in its batch."""
+    engine = fingerprint.get("engine")
+    return engine == "fake" or (engine == "transformers" and fingerprint.get("dtype") == "float32")
 
 
 def _transformers_captioner(config: CaptionConfig) -> Captioner:

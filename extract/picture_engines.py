@@ -69,6 +69,8 @@ class PictureEmbedConfig(BaseModel):
     """Torch device; "auto" is cuda where there is one, else cpu."""
     limits: PictureLimits = PictureLimits()
     """How large a picture may be."""
+    decoders: int | None = Field(default=None, ge=0)
+    """Processes that decode pictures, within limits; null: one per core, at most 8; 0: the run's own."""
     buckets: int = Field(default=64, ge=1)
     """Shards the items are spread over; a kill loses at most one, a new item touches one."""
 

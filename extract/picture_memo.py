@@ -121,8 +121,9 @@ def read_input(
         data = memo.pictures.read(item.picture, limits)
     except BadPicture as bad:
         return content_hash([text, f"{bad.reason}: {bad.detail}"]), Failure(bad.reason, bad.detail)
-    memo.saw(item.picture, stamp, content_hash(data))
-    return content_hash([text, content_hash(data)]), data
+    sha256 = content_hash(data)
+    memo.saw(item.picture, stamp, sha256)
+    return content_hash([text, sha256]), data
 
 
 def _read(path: Path) -> dict[str, tuple[Stamp, str]]:

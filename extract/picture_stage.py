@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from extract.decoding import Decoder, decoding, next_batch
 from extract.embed import Texts, texts_at
 from extract.errors import InvalidData
 from extract.faults import Failure, isolate
@@ -18,7 +20,7 @@ from extract.features import FeatureTable
 from extract.items import Catalog, Item
 from extract.picture_engines import PictureEmbedder
 from extract.picture_memo import PictureMemo, check_pictures, known_input, read_input
-from extract.pictures import BadPicture, PictureLimits, decode_picture
+from extract.pictures import PictureLimits
 from extract.stage import Progress, ShardOutput, StageResult, run_shards
 from extract.store import BadRow, ShardStore, bucket_of, content_hash
 from extract.vector_shards import kept_vectors, shard_bytes
@@ -67,6 +69,7 @@ def embed_pictures(
     rehash: bool = False,
     part: tuple[int, int] = (0, 1),
     sources: Sequence[ShardStore] = (),
+    decoders: int | None = 0,
     progress: Progress | None = None,
 ) -> StageResult:
     """Embed every picture of a catalogue; committed shards whose inputs did not change are reused.
@@ -89,6 +92,7 @@ def embed_pictures(
         rehash: read every picture to see whether it changed; otherwise size and modification time tell.
         part: ``(i, n)``: this process works on every n-th bucket beginning with i.
         sources: stores of the same settings that may hold shards this one lacks.
+        decoders: processes that decode pictures within limits; 0: this one; None: one per core, at most 8.
         progress: told (items done, items in all) after each shard.
 
     Raises:
@@ -117,26 +121,29 @@ def embed_pictures(
 
     def compute(positions: Sequence[int]) -> ShardOutput:
         bucket, pairs = members(positions)
-        work = _ShardWork(embedder, memo, limits, kept_vectors(store, committed.get(bucket)))
+        kept = kept_vectors(store, committed.get(bucket))
+        work = _ShardWork(embedder, memo, limits, kept, decoder, batch_size)
         for item, text in pairs:
             work.add(item, text)
-            if len(work.waiting) == batch_size:
+            if len(work.waiting) == 2 * batch_size:  # one batch decodes while the model works on the other
                 work.flush()
-        work.flush()
+        while work.waiting:
+            work.flush()
         memo.save()
         return work.output()
 
-    return run_shards(
-        catalog.id_column,
-        store,
-        digest=digest,
-        compute=compute,
-        max_bad=max_bad,
-        retry_bad=retry_bad,
-        part=part,
-        sources=sources,
-        progress=progress,
-    )
+    with decoding(limits, decoders) as decoder:
+        return run_shards(
+            catalog.id_column,
+            store,
+            digest=digest,
+            compute=compute,
+            max_bad=max_bad,
+            retry_bad=retry_bad,
+            part=part,
+            sources=sources,
+            progress=progress,
+        )
 
 
 @dataclass
@@ -148,9 +155,11 @@ class _ShardWork:
     limits: PictureLimits
     kept: Mapping[str, NDArray[np.float32]]
     """Vectors by input hash that need no model."""
+    decoder: Decoder
+    batch_size: int
     items: list[tuple[str, str]] = field(default_factory=list)
     """Item ids with the hash of their input; items of equal hash share one outcome."""
-    waiting: dict[str, tuple[Image.Image, str]] = field(default_factory=dict)
+    waiting: dict[str, tuple[Future[Image.Image], str]] = field(default_factory=dict)
     outcomes: dict[str, NDArray[np.float32] | Failure | None] = field(default_factory=dict)
     """By input hash: the vector, why there is none, or None where there is no picture."""
 
@@ -166,10 +175,7 @@ class _ShardWork:
         if not isinstance(data, bytes):
             self.outcomes[key] = data
             return
-        try:
-            self.waiting[key] = (decode_picture(data, self.limits), text)
-        except BadPicture as bad:
-            self.outcomes[key] = Failure(bad.reason, bad.detail)
+        self.waiting[key] = (self.decoder.submit(data), text)
 
     def _settled(self, item: Item, key: str) -> bool:
         """Whether an input needs no more than to be listed; then it is."""
@@ -181,17 +187,18 @@ class _ShardWork:
         return True
 
     def flush(self) -> None:
-        """Embed the waiting pictures."""
+        """Embed the first pictures that wait, a whole batch of good ones if there are so many."""
+        batch, refused = next_batch(self.waiting, self.batch_size)
+        self.outcomes.update(refused)
 
-        def work(batch: Sequence[tuple[Image.Image, str]]) -> list[NDArray[np.float32]]:
-            return list(self.embedder.embed_pictures([image for image, _ in batch], [t for _, t in batch]))
+        def work(pairs: Sequence[tuple[Image.Image, str]]) -> list[NDArray[np.float32]]:
+            return list(self.embedder.embed_pictures([image for image, _ in pairs], [t for _, t in pairs]))
 
-        results = isolate(work, list(self.waiting.values())) if self.waiting else []
-        for key, vector in zip(self.waiting, results, strict=True):
+        results = isolate(work, list(batch.values())) if batch else []
+        for key, vector in zip(batch, results, strict=True):
             finite = isinstance(vector, Failure) or bool(np.isfinite(vector).all())
             bad = Failure("not-finite", "the vector holds NaN or infinity")
             self.outcomes[key] = vector if finite else bad
-        self.waiting = {}
 
     def output(self) -> ShardOutput:
         """The shard's table as bytes, and its counts."""

@@ -16,11 +16,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from extract.errors import InvalidData, UnsafeInput
 from extract.faults import describe
+from extract.picture_fit import PictureFit
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class PictureLimits(BaseModel):
     """Size of the file, in bytes."""
     max_aspect_ratio: float = Field(default=200.0, gt=1)
     """Longer side over shorter side must stay below this; several image processors refuse 200."""
+    max_seconds: float = Field(default=20.0, gt=0)
+    """CPU time one picture may take to decode, in seconds; a PNG of 50 megapixels takes about 2."""
 
 
 class PictureSource:
@@ -169,8 +172,15 @@ def _check_name(name: str) -> None:
         raise BadPicture("unsafe-name", "a picture's name must be relative and inside the pictures folder")
 
 
-def decode_picture(data: bytes, limits: PictureLimits | None = None) -> Image.Image:
+def decode_picture(
+    data: bytes, limits: PictureLimits | None = None, fit: PictureFit | None = None
+) -> Image.Image:
     """Decode bytes into an upright RGB picture: EXIF orientation applied, transparency laid over white.
+
+    Args:
+        data: the file's bytes.
+        limits: how large the picture may be.
+        fit: resize to what a model takes.
 
     Raises:
         BadPicture: not JPEG, PNG or WebP, too large, or broken anywhere in its data.
@@ -181,8 +191,7 @@ def decode_picture(data: bytes, limits: PictureLimits | None = None) -> Image.Im
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 _check_size(picture.size, limits)
-                picture.load()
-                return _as_rgb(_upright(picture))
+                return _fitted(picture, fit) if fit is not None else _as_rgb(_upright(picture))
     except (BadPicture, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -196,6 +205,16 @@ def decode_picture(data: bytes, limits: PictureLimits | None = None) -> Image.Im
         raise BadPicture("broken", describe(error)) from None
 
 
+def _fitted(picture: Image.Image, fit: PictureFit) -> Image.Image:
+    size = picture.size
+    turned = _orientation(picture) >= 5
+    full = size[::-1] if turned else size
+    part = fit.fraction(full)
+    if part > 1 and picture.format == "JPEG":
+        picture.draft(None, (size[0] // part, size[1] // part))
+    return fit.resize(_as_rgb(_upright(picture)), full)
+
+
 def _check_size(size: tuple[int, int], limits: PictureLimits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
@@ -204,11 +223,24 @@ def _check_size(size: tuple[int, int], limits: PictureLimits) -> None:
         raise BadPicture("extreme-aspect-ratio", f"{width} x {height}")
 
 
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; from 5 on width and height change places."""
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:
+        # Broken EXIF is common in shop photos and says nothing about the pixels.
+        logger.debug("EXIF ignored: %s", describe(error))
+        return 1
+    return found if found in range(1, 9) else 1
+
+
 def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()
+    if _orientation(picture) == 1:
+        return picture
     try:
         return ImageOps.exif_transpose(picture)
     except Exception as error:
-        # Broken EXIF is common in shop photos and says nothing about the pixels.
         logger.debug("EXIF ignored: %s", describe(error))
         return picture
 
@@ -222,4 +254,4 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
         layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
+from extract.cpu_kernels import speed_up, suits
 from extract.engines import CaptionConfig, engine_fingerprint
 from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
+from extract.model_fit import picture_fit
 from extract.models import ModelFiles, find_model
 from extract.picture_processor import load_processor, picture_mark
 from extract.prompts import control_tokens
@@ -49,6 +51,8 @@ class TransformersCaptioner:
             # Loading warns about backends and old field names; none of it is the user's to act on.
             warnings.simplefilter("ignore")
             self._processor, self._model = _load(config, files, self.device)
+        if suits(self._model):
+            speed_up(self._model)
         self._tokenizer = self._processor.tokenizer
         # A decoder goes on from the last token; an encoder counts positions from the first.
         self._tokenizer.padding_side = "right" if self._model.config.is_encoder_decoder else "left"
@@ -59,6 +63,7 @@ class TransformersCaptioner:
         )
         marks = (getattr(self._processor, f"{kind}_token", None) for kind in ("image", "video"))
         self._control = control_tokens(self._tokenizer, *marks)
+        self.picture_fit = picture_fit(self._processor.image_processor, reduced_jpeg=config.reduced_jpeg)
         self._halving = HalvingBatch(self._caption_batch, _release)
 
     def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
@@ -86,7 +91,9 @@ class TransformersCaptioner:
 
     @torch.inference_mode()
     def _caption_batch(self, batch: Sequence[tuple[Image.Image, str]]) -> list[str]:
-        texts = [self._text(prompt) for _, prompt in batch]
+        # Most catalogues have one instruction for all items, and a chat template is slow to fill in.
+        written = {prompt: self._text(prompt) for prompt in dict.fromkeys(prompt for _, prompt in batch)}
+        texts = [written[prompt] for _, prompt in batch]
         begin = self._tokenizer.bos_token
         inputs = self._processor(
             images=[[image] for image, _ in batch],

@@ -129,6 +129,33 @@ def test_equal_pictures_are_captioned_once_per_shard(tmp_path, shop):
     assert len(captions_of(store)) == 6
 
 
+def test_equal_pictures_of_other_shards_and_runs_are_captioned_once(tmp_path, shop, picture_bytes):
+    catalog, engine = shop(9), Counting()
+    for number in range(1, 8):
+        shutil.copy(catalog.pictures.root / "0.png", catalog.pictures.root / f"{number}.png")
+    store = store_at(tmp_path / "s", engine)
+    run(catalog, store, engine)
+    assert len({bucket_of(item_id, 3) for item_id in catalog.ids[:8]}) > 1
+    assert sum(engine.batches) == 2
+    (catalog.pictures.root / "again.png").write_bytes((catalog.pictures.root / "8.png").read_bytes())
+    later = Catalog.from_items([*catalog, Item("again", picture="again.png")], catalog.pictures)
+    run(later, store, engine)
+    assert sum(engine.batches) == 2
+    assert captions_of(store)["again"] == captions_of(store)["item-8"]
+
+
+def test_a_shard_of_an_engine_whose_captions_depend_on_the_batch_is_a_function_of_itself(tmp_path, shop):
+    class Dependent(Counting):
+        fingerprint = {"engine": "transformers", "dtype": "bfloat16"}  # noqa: RUF012
+
+    catalog, engine = shop(9), Dependent()
+    for number in range(1, 9):
+        shutil.copy(catalog.pictures.root / "0.png", catalog.pictures.root / f"{number}.png")
+    run(catalog, store_at(tmp_path / "s", engine), engine)
+    assert engine.batches == [1] * len({bucket_of(item_id, 3) for item_id in catalog.ids})
+    assert len(engine.batches) > 1
+
+
 def test_another_prompt_is_refused_on_the_same_folder(tmp_path, shop):
     run(shop(4), store_at(tmp_path / "s"))
     with pytest.raises(RunFolderError, match=r"prompt\.name"):
