@@ -14,7 +14,8 @@ import typer
 
 from catalograph.extract_verbs import estimate, extract
 from catalograph.feature_verbs import export, probe
-from catalograph.options import Config, Json, RunDir, Set, Verbose, load_run
+from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
+from catalograph.run_verbs import compare, newcomers
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
 
@@ -124,7 +125,7 @@ def _app(
 
 @app.command()
 def demo(
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Run folder.")] = Path("runs/demo"),
+    run_dir: Folder = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the shop and of everything drawn after it.")] = 0,
     items: Annotated[int, typer.Option(help="Items in the shop.")] = 1000,
     users: Annotated[int, typer.Option(help="Users of the shop.")] = 1500,
@@ -193,9 +194,7 @@ def doctor(
 def validate(
     config: Config = None,
     sets: Set = None,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of the configuration.")
-    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check the configuration and the headers of the data, without loading a model; all problems at once."""
@@ -210,6 +209,10 @@ def validate(
     check_inputs(resolved)
     summary = {"ok": True, "config": str(config), "fingerprint": resolved.fingerprint()}
     typer.echo(json.dumps(summary) if as_json else f"{config}: valid")
+
+
+app.command()(newcomers)
+app.command()(compare)
 
 
 @app.command()

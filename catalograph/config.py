@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from catalograph.cross_checks import cross_problems
+from catalograph.feature_config import FeatureConfig
 from extract.endpoint_settings import EndpointConfig
-from extract.engines import CaptionConfig, EmbedConfig
+from extract.engines import CaptionConfig
 from extract.items import CatalogColumns
-from extract.picture_engines import PictureEmbedConfig
 from extract.store import fingerprint
-from extract.vectors import VectorsConfig
+from recsys.groups import GROUPINGS
 from recsys.interactions import InteractionColumns
 from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
-    *("run_dir", "data.root", "report", "max_bad", "threads", "caption.decoders"),
+    *("run_dir", "data.root", "report", "max_bad", "threads", "candidates.memory_gib", "caption.decoders"),
     "features.*.pictures.decoders",
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
 )
@@ -70,54 +70,24 @@ class DataConfig(_Section):
     history_is_ordered: bool | None = None
     """Whether the order of a history means time; null: yes if there are timestamps."""
 
+    def under_root(self, name: str) -> Path:
+        """A path that starts at the data's root."""
+        return (self.root or Path()) / name
+
     @property
     def catalog_path(self) -> Path:
         """The catalogue file."""
-        return (self.root or Path()) / self.catalog
+        return self.under_root(self.catalog)
 
     @property
     def pictures_path(self) -> Path | None:
         """The pictures' folder or zip file."""
-        return None if self.pictures is None else (self.root or Path()) / self.pictures
+        return None if self.pictures is None else self.under_root(self.pictures)
 
     @property
     def interactions_path(self) -> Path:
         """The interactions file."""
-        return (self.root or Path()) / self.interactions
-
-
-class FeatureConfig(_Section):
-    """One named modality: vectors of texts, of pictures, or made elsewhere."""
-
-    template: str = "{title}. {text}"
-    """Text of an item; slots {title}, {text}, {caption}, {attributes.NAME}."""
-    embed: EmbedConfig | None = None
-    """The embedder of texts."""
-    pictures: PictureEmbedConfig | None = None
-    """Instead: the embedder of pictures."""
-    vectors: VectorsConfig | None = None
-    """Instead: a file of ready vectors, of any modality."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> FeatureConfig:
-        if sum(source is not None for source in (self.embed, self.pictures, self.vectors)) != 1:
-            raise PydanticCustomError("one_source", "give one of embed, pictures and vectors")
-        return self
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether the template decides the vectors."""
-        return self.embed is not None or (self.pictures is not None and self.pictures.with_text)
-
-    @property
-    def reads_captions(self) -> bool:
-        """Whether captions are part of what decides the vectors."""
-        return self.reads_text and "{caption}" in self.template
-
-    def card_facts(self) -> dict[str, Any]:
-        """What a data card says beyond what the vectors' file knows."""
-        source = "texts" if self.embed else "pictures" if self.pictures else "ready vectors"
-        return {"made_from": source, **({"template": self.template} if self.reads_text else {})}
+        return self.under_root(self.interactions)
 
 
 class RetrieverConfig(_Section):
@@ -139,9 +109,25 @@ class CandidatesConfig(_Section):
     k: Annotated[int, Field(ge=1)] = 50
     """Candidates per user."""
     order_by: str = "best"
-    """The retriever whose top k are the candidates, or ``best``: the one with the best validation NDCG."""
+    """The retriever whose top k are the candidates; ``best``: the one with the best validation NDCG;
+    ``merged``: the weighted sum of all sources' standardised scores, weights from validation."""
+    protocol: Literal["strict", "mmrec"] = "strict"
+    """``strict``: test lists leave out train and validation items, from models refitted on both; ``mmrec``:
+    they leave out train items only, from models that learned from train."""
     sources: tuple[str, ...] = ()
     """Retrievers whose scores are written down for each candidate; empty: all."""
+    allow: str | None = None
+    """Table with the column item_id: only these items may be listed; null: all."""
+    deny: str | None = None
+    """Table with the column item_id: these items may not be listed; null: none."""
+    cap_by: str | None = None
+    """Attribute of the catalogue whose values are capped, several values of an item split at ``|``."""
+    cap: PositiveInt = 3
+    """Items of one value of ``cap_by`` in a list at most."""
+    memory_gib: Annotated[float, Field(gt=0)] = 4.0
+    """GiB that the scores of one block of users may take; at least one user at a time is ranked."""
+    embeddings: bool = False
+    """Whether user and item vectors of retrievers that have them are written, as Parquet."""
 
 
 class EvaluateConfig(_Section):
@@ -153,8 +139,27 @@ class EvaluateConfig(_Section):
     """Retrievers whose own lists are measured beside the product's."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples of the users behind each interval."""
-    metrics: tuple[Literal["ndcg", "recall", "mrr", "hit"], ...] = ("ndcg", "recall", "mrr", "hit")
-    """Metrics, each at every cut-off."""
+    metrics: tuple[Literal["ndcg", "recall", "mrr", "hit", "precision", "map", "map_mmrec"], ...] = (
+        "ndcg",
+        "recall",
+        "mrr",
+        "hit",
+    )
+    """Metrics, each at every cut-off; map_mmrec divides by min(k, truths), as MMRec does."""
+    groups: tuple[str, ...] = ("activity", "popularity", "warmth")
+    """Groups told apart: activity, popularity, warmth, given; joined by * for intersections."""
+    given: str | None = None
+    """Table of user groups, CSV or Parquet with the columns user_id and group; null: none."""
+    diversity: str | None = None
+    """Feature whose cosines tell how varied lists are; null: not measured."""
+
+    @field_validator("groups")
+    @classmethod
+    def _known_groups(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if unknown := [part for part in name.split("*") if part not in GROUPINGS]:
+                raise ValueError(f"`{unknown[0]}` is no grouping; use {', '.join(GROUPINGS)}, joined by *")
+        return value
 
 
 class ReportConfig(_Section):

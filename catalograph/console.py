@@ -44,8 +44,16 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
     console = Console()
     if not tables:
         print_stages(result["stages"])
+    print_tables(tables, console)
+    # Not through rich, which would break a long path into two lines.
+    console.file.write(f"{result.get('report') or result['run_dir']}\n")
+
+
+def print_tables(tables: Sequence[MetricTable], console: Console | None = None) -> None:
+    """The short tables, as many columns as fit."""
+    console = console or Console()
     fitting = max(1, (console.width - _NAME) // _CELL)
-    for metrics in tables:
+    for metrics in (table for table in tables if not table.detail):
         table = Table(
             box=SIMPLE_HEAD,
             title=f"\n{_plain(metrics.caption)}",
@@ -62,8 +70,6 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
         console.print(table)
     if any(len(metrics.columns) > fitting for metrics in tables):
         console.print("\nIntervals are 95 %; the other metrics are in the report.", style="dim")
-    # Not through rich, which would break a long path into two lines.
-    console.file.write(f"{result.get('report') or result['run_dir']}\n")
 
 
 def print_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:

@@ -33,12 +33,18 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
                 problems.append((path, unknown_name("feature", feature, features)))
     candidates = _table(raw.get("candidates"))
     order = str(candidates.get("order_by", "best"))
-    if order != "best" and order not in retrievers:
-        problems.append((("candidates", "order_by"), unknown_name("retriever", order, ["best", *retrievers])))
+    if order not in ("best", "merged", *retrievers):
+        known = ["best", "merged", *retrievers]
+        problems.append((("candidates", "order_by"), unknown_name("retriever", order, known)))
+    evaluate = _table(raw.get("evaluate"))
+    if isinstance(varied := evaluate.get("diversity"), str) and varied not in features:
+        problems.append((("evaluate", "diversity"), unknown_name("feature", varied, features)))
+    if evaluate.get("given") is None and any("given" in g.split("*") for g in _names(evaluate.get("groups"))):
+        problems.append((("evaluate", "given"), "the grouping `given` needs a table of user groups"))
     sources = _names(candidates.get("sources"))
     named = {
         ("candidates", "sources"): sources,
-        ("evaluate", "baselines"): _names(_table(raw.get("evaluate")).get("baselines")),
+        ("evaluate", "baselines"): _names(evaluate.get("baselines")),
     }
     for above, names in named.items():
         for position, name in enumerate(names):
@@ -46,12 +52,15 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
                 problems.append(((*above, str(position)), unknown_name("retriever", name, retrievers)))
     if sources and order in retrievers and order not in sources:
         problems.append((("candidates", "order_by"), f"{order} must be among candidates.sources"))
-    k = candidates.get("k")
-    if isinstance(k, int) and k > MOST_CANDIDATES and raw.get("rerank") is not None:
-        what = f"a reranker takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"
-        problems.append((("candidates", "k"), what))
+    if candidates.get("protocol") == "mmrec" and raw.get("rerank") is not None:
+        what = "mmrec is a protocol for retrievers: validation items stay in its lists; rerank needs strict"
+        problems.append((("candidates", "protocol"), what))
+    attributes = _names(_table(_table(raw.get("data")).get("catalog_columns")).get("attributes"))
+    if isinstance(capped := candidates.get("cap_by"), str) and capped not in attributes:
+        problems.append((("candidates", "cap_by"), unknown_name("attribute", capped, attributes)))
     return [
         *problems,
+        *_rerank_problems(raw, features),
         *_model_problems(retrievers),
         *_prompt_problems(raw),
         *_template_problems(features, raw),
@@ -78,6 +87,24 @@ def _model_problems(retrievers: Mapping[str, Any]) -> Iterator[Problem]:
         if weights and set(weights) != set(features):
             wanted = ", ".join(features) or "none"
             yield (*path, "params", "knn_weights"), f"must name each of this retriever's features: {wanted}"
+
+
+def _rerank_problems(raw: Mapping[str, Any], features: Mapping[str, Any]) -> Iterator[Problem]:
+    rerank, k = _table(raw.get("rerank")), _table(raw.get("candidates")).get("k")
+    if not isinstance(raw.get("rerank"), Mapping):
+        return
+    form, token = rerank.get("form", "text"), _table(rerank.get("token"))
+    if form == "text" and isinstance(k, int) and k > MOST_CANDIDATES:
+        what = f"a reranker of texts takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"
+        yield ("candidates", "k"), what
+    if form in {"text", "hybrid"} and rerank.get("model") is None:
+        yield ("rerank", "model"), f"the form {form} reads words: name a language model"
+    for position, name in enumerate(_names(token.get("features"))):
+        if name not in features:
+            yield ("rerank", "token", "features", str(position)), unknown_name("feature", name, features)
+    width, heads = token.get("width", 64), token.get("heads", 4)
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % (2 * heads):
+        yield ("rerank", "token", "heads"), f"width {width} must be an even multiple of heads {heads}"
 
 
 def _prompt_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from catalograph.config import FeatureConfig
 from catalograph.extraction import write_quarantine
+from catalograph.feature_config import FeatureConfig
 from catalograph.filling import fill_feature, resolved, text_pooling, texts_of
 from catalograph.road import Counts, Road
 from extract.cards import feature_card

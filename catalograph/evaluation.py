@@ -1,37 +1,42 @@
-"""The evaluation stage: metrics of every list with intervals, and the paired differences behind a claim."""
+"""The evaluation stage: metrics of every list with intervals, the paired differences behind a claim, groups
+of users and items, and what the lists are like.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from catalograph.report.data import Interval, MetricRow, MetricTable
+from catalograph.extraction import feature_tables
 from catalograph.road import Counts, Road
 from extract.errors import InvalidData
 from extract.store import write_atomic
+from recsys import groups
+from recsys.beyond_accuracy import list_statistics
 from recsys.candidates import Candidates
-from recsys.interactions import Interactions
-from recsys.metrics import Metrics, evaluate, evaluate_conditional
-from recsys.significance import bootstrap_difference, bootstrap_mean, permutation_test
+from recsys.metrics import Judged, Metrics, judge
+from recsys.significance import bootstrap_means, holm, permutation_tests
+from rerank.settings import RerankConfig
 
-DESCRIPTIONS = {
-    "retrieved": "the retriever's own order",
-    "fused_without_llm": "linear ListNet on the retrievers' scores and ranks, weights from validation",
-    "llm_only": "the language model's scores alone",
-    "reranked": "the same fusion with the language model's scores added",
-}
+RERANKED = ("fused_without_llm", "lambdamart", "llm_only", "reranked")
 
 
 def evaluate_parts(road: Road) -> dict[str, Any]:
     """What the metrics are made from."""
+    given = road.config.evaluate.given
     return {
         "recommend": road.hash_of("recommend"),
         "rerank": road.hash_of("rerank"),
         "evaluate": road.config.evaluate.model_dump(mode="json"),
+        "given": None if given is None else road.run.input_hash(road.config.data.under_root(given)),
+        "embed": None if road.config.evaluate.diversity is None else road.hash_of("embed"),
         "seed": road.config.seed,
     }
 
@@ -44,20 +49,27 @@ def lists_of(road: Road) -> dict[str, Candidates]:
     }
     lists["retrieved"] = Candidates.from_parquet(road.path("recommend", "test.parquet"))
     if road.config.rerank is not None:
-        for name in ("fused_without_llm", "llm_only", "reranked"):
+        for name in reranked_names(road.config.rerank):
             lists[name] = Candidates.from_parquet(road.path("rerank", f"{name}.parquet"))
     return lists
 
 
+def reranked_names(settings: RerankConfig) -> list[str]:
+    """The lists the rerank stage writes, in the order of the table."""
+    return [name for name in RERANKED if name != "lambdamart" or settings.lambdamart is not None]
+
+
 def comparisons(names: list[str]) -> list[tuple[str, str]]:
     """Pairs (a, b) whose difference b - a is tested: retrieval against each baseline, LLM against fusion."""
-    pairs = [(name, "retrieved") for name in names if name not in DESCRIPTIONS]
+    pairs = [(name, "retrieved") for name in names if name not in ("retrieved", *RERANKED)]
     if "reranked" in names:
         pairs += [
             ("retrieved", "reranked"),
             ("fused_without_llm", "reranked"),
             ("retrieved", "fused_without_llm"),
         ]
+    if "lambdamart" in names:
+        pairs += [("lambdamart", "reranked"), ("lambdamart", "llm_only"), ("retrieved", "lambdamart")]
     return pairs
 
 
@@ -65,63 +77,22 @@ def evaluate_lists(road: Road) -> Counts:
     """Writes `metrics.json` and `per_user.parquet`."""
     settings, truth = road.config.evaluate, road.part("test")
     lists = lists_of(road)
-    measured = {name: evaluate(candidates, truth, settings.ks) for name, candidates in lists.items()}
+    judged = {name: judge(candidates, truth) for name, candidates in lists.items()}
+    measured = {name: found.metrics(settings.ks) for name, found in judged.items()}
     columns = [f"{metric}@{k}" for metric in settings.metrics for k in settings.ks]
-
-    def interval(values: Any) -> dict[str, float]:
-        found = bootstrap_mean(values, samples=settings.bootstrap, seed=road.config.seed)
-        return {"mean": found.estimate, "low": found.low, "high": found.high}
-
+    users = len(measured["retrieved"].user_ids)
     result: dict[str, Any] = {
-        "users": len(measured["retrieved"].user_ids),
-        "lists": {name: {c: interval(m.per_user[c]) for c in columns} for name, m in measured.items()},
-        "comparisons": [
-            _comparison(measured[a], measured[b], a, b, column, settings.bootstrap, road.config.seed)
-            for a, b in comparisons(list(lists))
-            for column in columns
-        ],
-        "conditional": _conditional(lists, truth, settings.ks, columns),
+        "users": users,
+        "lists": _intervals(road, measured, columns),
+        "comparisons": _comparisons(road, measured, columns),
+        "conditional": _conditional(judged, settings.ks, columns),
+        "oracle": _picked(judged["retrieved"].oracle(settings.ks), columns),
+        "statistics": _statistics(road, lists),
+        "groups": {name: _groups(road, name, judged, columns) for name in settings.groups},
     }
     write_atomic(road.path("evaluate", "metrics.json"), json.dumps(result, indent=1).encode())
     _write_per_user(road, measured, columns)
-    users = len(measured["retrieved"].user_ids)
     return Counts(users, users, outputs=("metrics.json", "per_user.parquet"))
-
-
-def _conditional(
-    lists: Mapping[str, Candidates], truth: Interactions, ks: Sequence[int], columns: list[str]
-) -> dict[str, Any]:
-    """Means with the truths that were not retrieved taken away: what a reranker of these lists can change."""
-    try:
-        measured = {n: evaluate_conditional(lists[n], truth, ks) for n in lists if n in DESCRIPTIONS}
-    except InvalidData:  # The lists hold the same items, so either all have such a user or none has.
-        return {"users": 0, "lists": {}}
-    found = {}
-    for name, metrics in measured.items():
-        values = metrics.mean()
-        found[name] = {column: values[column] for column in columns}
-    return {"users": len(measured["retrieved"].user_ids), "lists": found}
-
-
-def _comparison(
-    first: Metrics, second: Metrics, a: str, b: str, column: str, samples: int, seed: int
-) -> dict[str, Any]:
-    x, y = first.per_user[column], second.per_user[column]
-    found = bootstrap_difference(x, y, samples=samples, seed=seed)
-    return {
-        "a": a, "b": b, "metric": column, "difference": found.estimate, "low": found.low, "high": found.high,
-        "p": permutation_test(x, y, samples=1000, seed=seed),
-    }  # fmt: skip
-
-
-def _write_per_user(road: Road, measured: Mapping[str, Metrics], columns: list[str]) -> None:
-    table = {"user_id": pa.array(measured["retrieved"].user_ids.tolist())}
-    for name, metrics in measured.items():
-        for column in columns:
-            table[f"{name}/{column}"] = pa.array(metrics.per_user[column])
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(table), sink)
-    write_atomic(road.path("evaluate", "per_user.parquet"), sink.getvalue().to_pybytes())
 
 
 def read_metrics(road: Road) -> dict[str, Any]:
@@ -130,65 +101,103 @@ def read_metrics(road: Road) -> dict[str, Any]:
     return found
 
 
-def means(road: Road) -> dict[str, dict[str, float]]:
+def means(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """By list and metric, the mean over users."""
-    return {name: {c: v["mean"] for c, v in row.items()} for name, row in read_metrics(road)["lists"].items()}
+    return {name: {c: v["mean"] for c, v in row.items()} for name, row in found["lists"].items()}
 
 
-def tables(road: Road) -> list[MetricTable]:
-    """The metrics as tables for the terminal and the report."""
-    found = read_metrics(road)
-    lists: dict[str, dict[str, dict[str, float]]] = found["lists"]
-    columns = list(next(iter(lists.values())))
-    differences: dict[str, dict[str, Interval]] = {}
-    for row in found["comparisons"]:
-        if row["a"] == "retrieved":
-            differences.setdefault(row["b"], {})[row["metric"]] = Interval(
-                row["difference"], row["low"], row["high"]
-            )
-    rows = [
-        MetricRow(
-            name,
-            {c: Interval(v["mean"], v["low"], v["high"]) for c, v in values.items()},
-            differences.get(name, {}),
-            DESCRIPTIONS.get(name, "baseline"),
+def _picked(metrics: Metrics, columns: list[str]) -> dict[str, float]:
+    values = metrics.mean()
+    return {column: values[column] for column in columns}
+
+
+def _intervals(
+    road: Road, measured: Mapping[str, Metrics], columns: list[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Means with intervals; all lists and metrics share the resamples."""
+    table = np.stack([metrics.per_user[c] for metrics in measured.values() for c in columns], axis=1)
+    found = iter(bootstrap_means(table, samples=road.config.evaluate.bootstrap, seed=road.config.seed))
+    return {
+        name: {
+            c: {"mean": i.estimate, "low": i.low, "high": i.high}
+            for c, i in zip(columns, found, strict=False)
+        }
+        for name in measured
+    }
+
+
+def _comparisons(road: Road, measured: Mapping[str, Metrics], columns: list[str]) -> list[dict[str, Any]]:
+    """Differences with intervals, p-values by permutation, and the same corrected over all of them."""
+    rows = [(a, b, column) for a, b in comparisons(list(measured)) for column in columns]
+    if not rows:
+        return []
+    gaps = np.stack([measured[b].per_user[c] - measured[a].per_user[c] for a, b, c in rows], axis=1)
+    seed = road.config.seed
+    intervals = bootstrap_means(gaps, samples=road.config.evaluate.bootstrap, seed=seed)
+    p_values = permutation_tests(gaps, seed=seed)
+    return [
+        {
+            "a": a, "b": b, "metric": column, "difference": found.estimate, "low": found.low,
+            "high": found.high, "p": float(p), "p_holm": float(corrected),
+        }
+        for (a, b, column), found, p, corrected in zip(
+            rows, intervals, p_values, holm(p_values), strict=True
         )
-        for name, values in lists.items()
-    ]
-    main = MetricTable(
-        f"Test split, {found['users']:,} users", columns, rows, "retrieved",
-        "Means over users with 95 % bootstrap intervals; items seen in train and validation are left out; "
-        "ties by score, then item id.",
-    )  # fmt: skip
-    return [main, _claims_table(found), _conditional_table(found, columns)]
+    ]  # fmt: skip
 
 
-def _claims_table(found: Mapping[str, Any]) -> MetricTable:
-    pairs = list(dict.fromkeys((row["a"], row["b"]) for row in found["comparisons"]))
-    columns = list(dict.fromkeys(row["metric"] for row in found["comparisons"]))
-    rows = [
-        MetricRow(
-            f"{b} − {a}",
-            {
-                row["metric"]: Interval(row["difference"], row["low"], row["high"])
-                for row in found["comparisons"]
-                if (row["a"], row["b"]) == (a, b)
-            },
-        )
-        for a, b in pairs
-    ]
-    return MetricTable(
-        "Paired differences", columns, rows, None, "An interval that excludes 0 carries a claim."
+def _conditional(judged: Mapping[str, Judged], ks: tuple[int, ...], columns: list[str]) -> dict[str, Any]:
+    """Means with the truths that were not retrieved taken away: what a reranker of these lists can change."""
+    try:
+        measured = {n: judged[n].reachable().metrics(ks) for n in ("retrieved", *RERANKED) if n in judged}
+    except InvalidData:  # The lists hold the same items, so either all have such a user or none has.
+        return {"users": 0, "lists": {}}
+    found = {name: _picked(metrics, columns) for name, metrics in measured.items()}
+    return {"users": len(measured["retrieved"].user_ids), "lists": found}
+
+
+def _statistics(road: Road, lists: Mapping[str, Candidates]) -> dict[str, dict[str, float | None]]:
+    """What the lists are like, by list and `statistic@k`."""
+    settings = road.config.evaluate
+    features = None if settings.diversity is None else feature_tables(road)[settings.diversity]
+    found: dict[str, dict[str, float | None]] = {}
+    for name, candidates in lists.items():
+        by_k = list_statistics(candidates, road.part("train"), settings.ks, features)
+        found[name] = {f"{field}@{k}": v for k, s in by_k.items() for field, v in asdict(s).items()}
+    return found
+
+
+def _groups(road: Road, name: str, judged: Mapping[str, Judged], columns: list[str]) -> dict[str, Any]:
+    """By group of a grouping (or of several, joined by *): users, and every list's metrics."""
+    train = road.part("train")
+    chosen = [_grouping(road, part) for part in name.split("*")]
+    found: dict[str, Any] = {}
+    for listed, whole in judged.items():
+        users = train.user_rows_of(whole.user_ids)
+        for group, part in groups.judged_by_group(whole, chosen, users).items():
+            entry = found.setdefault(group, {"users": len(part.user_ids), "measured": {}})
+            entry["measured"][listed] = part.metrics(road.config.evaluate.ks)
+    return {
+        group: {"users": entry["users"], "lists": _intervals(road, entry["measured"], columns)}
+        for group, entry in found.items()
+    }
+
+
+def _grouping(road: Road, name: str) -> groups.Grouping:
+    train, given = road.part("train"), road.config.evaluate.given
+    if name == "given" and given is not None:
+        return groups.given(groups.read_groups(road.config.data.under_root(given)), train)
+    return {"activity": groups.activity, "popularity": groups.popularity, "warmth": groups.warmth}[name](
+        train
     )
 
 
-def _conditional_table(found: Mapping[str, Any], columns: list[str]) -> MetricTable:
-    conditional = found["conditional"]
-    rows = [
-        MetricRow(name, {c: Interval(v) for c, v in values.items()}, {}, DESCRIPTIONS[name])
-        for name, values in conditional["lists"].items()
-    ]
-    return MetricTable(
-        f"Only the {conditional['users']:,} users whose held-out item was retrieved", columns, rows, None,
-        "The rest cannot be helped by any reranker.",
-    )  # fmt: skip
+def _write_per_user(road: Road, measured: Mapping[str, Metrics], columns: list[str]) -> None:
+    table: dict[str, Any] = {"user_id": pa.array(measured["retrieved"].user_ids.tolist())}
+    for name, metrics in measured.items():
+        for column in columns:
+            values: NDArray[np.float64] = metrics.per_user[column]
+            table[f"{name}/{column}"] = pa.array(values)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(table), sink)
+    write_atomic(road.path("evaluate", "per_user.parquet"), sink.getvalue().to_pybytes())

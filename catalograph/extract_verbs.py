@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from catalograph.options import Config, Json, RunDir, Set, Verbose, load_run
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
+
+if TYPE_CHECKING:
+    from catalograph.config import RunConfig
+    from catalograph.workplace import Extraction
 
 
 def extract(
@@ -33,6 +38,9 @@ def extract(
         list[Path] | None,
         typer.Option("--merge", help="With --update: take shards from this store of a part. Repeatable."),
     ] = None,
+    ray: Annotated[
+        int | None, typer.Option("--ray", min=1, help="With --update: on so many workers of a Ray cluster.")
+    ] = None,
     retry_bad: Annotated[bool, typer.Option("--retry-bad", help="Try quarantined items again.")] = False,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read every picture, whatever its size and time.")
@@ -48,27 +56,41 @@ def extract(
         raise typer.BadParameter(f"--stage {unknown[0]}: choose from {', '.join(EXTRACTION)}")
     if update and store is None:
         raise typer.BadParameter("--update needs --store DIR, the folder that is brought up to date")
-    if (shard or merge) and not update:
-        raise typer.BadParameter("--shard and --merge work on a store: add --update and --store DIR")
+    if (shard or merge or ray) and not update:
+        raise typer.BadParameter("--shard, --merge and --ray work on a store: add --update and --store DIR")
+    if shard and ray:
+        raise typer.BadParameter("--ray divides the work by itself: leave --shard out")
     resolved, stages = load_run(config, sets, run_dir), tuple(stage or EXTRACTION)
     how = Extraction(store, _part(shard), tuple(merge or ()), retry_bad, rehash)
-    if not update:
-        quarantined = run_and_print(resolved, run_folder(resolved, config, run_dir), stages, as_json, how)
+    if update:
+        quarantined = _update_and_print(resolved, how, stages, ray, as_json)
     else:
-        from catalograph.console import print_stages
-        from catalograph.progress import Progress
-        from catalograph.updating import update_store
-
-        with Progress() as progress:
-            result = update_store(resolved, how, stages, progress)
-        if as_json:
-            typer.echo(json.dumps(result, ensure_ascii=False))
-        else:
-            print_stages(result["stages"])
-            typer.echo(result["store"])
-        quarantined = sum(row["quarantined"] for row in result["stages"].values())
+        quarantined = run_and_print(resolved, run_folder(resolved, config, run_dir), stages, as_json, how)
     if quarantined:
         raise typer.Exit(EXIT_PARTIAL)
+
+
+def _update_and_print(
+    config: RunConfig, how: Extraction, stages: Sequence[str], workers: int | None, as_json: bool
+) -> int:
+    """Bring a store up to date, print what was done, and return how many items were quarantined."""
+    from catalograph.console import print_stages
+    from catalograph.progress import Progress
+    from catalograph.updating import update_store
+
+    with Progress() as progress:
+        if workers is None:
+            result = update_store(config, how, stages, progress)
+        else:
+            from catalograph.ray_driver import update_with_ray
+
+            result = update_with_ray(config, how, stages, workers, progress)
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        print_stages(result["stages"])
+        typer.echo(result["store"])
+    return sum(row["quarantined"] for row in result["stages"].values())
 
 
 def estimate(

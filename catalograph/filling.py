@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catalograph.config import FeatureConfig
+from catalograph.feature_config import FeatureConfig
 from catalograph.workplace import Workplace
 from extract.answers import as_text
 from extract.caption import caption_items, caption_parts

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from catalograph import evaluation
+from catalograph import evaluation, metric_tables
 from catalograph.extraction import captions, quarantined
 from catalograph.report.data import (
     Card,
@@ -29,6 +29,12 @@ from recsys.candidates import Candidates
 from rerank.lists import shown_histories
 
 SHOWN = 10
+PROTOCOLS = {
+    "strict": "Protocol strict: models were refitted on train and validation for the number of epochs "
+    "chosen there, and test lists leave out the items of both.",
+    "mmrec": "Protocol mmrec: models learned from train only, and test lists leave out train items only, so "
+    "validation items compete with the truths.",
+}
 
 
 def report_parts(road: Road) -> dict[str, Any]:
@@ -43,7 +49,7 @@ def report(road: Road) -> Counts:
         title=road.config.report.title,
         notice=road.config.report.notice,
         notes=_notes(road),
-        metrics=evaluation.tables(road),
+        metrics=metric_tables.tables(evaluation.read_metrics(road)),
         curves=_curves(road),
         users=examples,
         history_note=_history_note(road),
@@ -65,9 +71,9 @@ def _notes(road: Road) -> list[str]:
         f"{summary['users']:,} users, {summary['items']:,} items; interactions: {sizes}. "
         f"{summary['unknown_items']:,} on unknown items and {summary['duplicates']:,} duplicates "
         "were left out.",
-        f"Candidates come in the order of {leader['order_by']}. Every choice was made on validation; the "
-        "final models were then refitted on train and validation together for the number of epochs chosen "
-        "there, and the test split was used once.",
+        f"Candidates come in the order of {leader['order_by']}{_weights(leader)}. Every choice was made on "
+        "validation, and the test split was used once.",
+        PROTOCOLS[road.config.candidates.protocol],
     ]
     if road.config.rerank is not None:
         history = json.loads(road.path("finetune", "history.json").read_text())
@@ -79,6 +85,12 @@ def _notes(road: Road) -> list[str]:
             "The truth is never put into a list by hand."
         )
     return notes
+
+
+def _weights(leader: Mapping[str, Any]) -> str:
+    weights = {name: share for name, share in (leader["weights"] or {}).items() if share}
+    shown = ", ".join(f"{name} {share:.2f}" for name, share in weights.items())
+    return f", weights {shown}" if shown else ""
 
 
 def _history_note(road: Road) -> str:

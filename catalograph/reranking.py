@@ -5,45 +5,51 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalograph.extraction import captions
 from catalograph.filling import model_folder
-from catalograph.retrieval import folds_of, source_names
+from catalograph.rerank_lists import (
+    final_lists,
+    item_texts,
+    needs_inputs,
+    settings_of,
+    training_lists,
+    validation_lists,
+)
+from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
+from extract.errors import InvalidData
 from extract.models import find_model
-from extract.prompts import render_text
 from extract.store import write_atomic
 from recsys.candidates import Candidates
-from recsys.interactions import Interactions
 from rerank.fusion import Fusion, fit_fusion, fused
-from rerank.lists import RankingList, ranking_lists, shown_histories
+from rerank.inference import Scorer, ordered_by, reorder, score_lists
+from rerank.lambdamart import LambdaMart, fit_lambdamart
+from rerank.lists import RankingList
 from rerank.prompts import LAYOUTS
 from rerank.settings import RerankConfig
-
-if TYPE_CHECKING:
-    from rerank.scorer import ListwiseScorer
 
 logger = logging.getLogger(__name__)
 
 FUSIONS = ("fused_without_llm", "reranked")
+TRAINED = "token.safetensors"
 
 
 def finetune_parts(road: Road) -> dict[str, Any]:
     """What the adapter and the fusion weights are made from."""
-    settings = _settings(road)
+    settings = settings_of(road)
     return {
         "recommend": road.hash_of("recommend"),
         "caption": road.hash_of("caption") if "{caption}" in settings.item else None,
+        "embed": road.hash_of("embed") if needs_inputs(settings) and settings.token.features else None,
         "rerank": settings.model_dump(mode="json"),
         "layout": asdict(LAYOUTS[settings.prompt]),
-        "model": find_model(model_folder(settings.model), settings.revision).identity,
+        "model": None if settings.model is None else find_model(*_model(settings)).identity,
         "catalog": road.catalog_parts(),
         "seed": road.config.seed,
     }
@@ -55,25 +61,29 @@ def rerank_parts(road: Road) -> dict[str, Any]:
 
 
 def finetune(road: Road) -> Counts:
-    """Writes `adapter/`, `fusion.json` and `history.json`."""
-    from rerank.scorer import with_lora
+    """Writes `adapter/`, `fusion.json`, `history.json` and, where it is asked for, `lambdamart.json`."""
     from rerank.train import fine_tune
 
     road.use_threads()
-    settings, seed = _settings(road), road.config.seed
+    settings, seed = settings_of(road), road.config.seed
     texts = item_texts(road)
-    lists, made = _training_lists(road)
-    valid_candidates, valid = _validation_lists(road)
-    scorer = with_lora(_load(road), settings.finetune.lora, seed=seed)
-    before = _validation_scores(scorer, valid, texts)
+    lists, made = training_lists(road)
+    valid_candidates, valid = validation_lists(road)
+    outputs = ["adapter", "fusion.json", "history.json"]
+    if settings.lambdamart is not None:
+        trees = fit_lambdamart(lists, valid, settings.lambdamart, seed=seed)
+        write_atomic(road.path("finetune", "lambdamart.json"), json.dumps(asdict(trees)).encode())
+        outputs.append("lambdamart.json")
+    scorer = _fresh(road, lists)
+    before = score_lists(scorer, valid, texts)
     with road.progress.task("finetune", None) as task:
         history = fine_tune(
             scorer, lists, valid, texts, settings.finetune, seed=seed,
             checkpoints=road.path("finetune", "checkpoints/none").parent,
             progress=lambda step, total, losses: task.reach(step, total),
         )  # fmt: skip
-    _save_adapter(scorer, road.path("finetune", "adapter/none").parent, settings.model)
-    after = _validation_scores(scorer, valid, texts)
+    _save(scorer, road.path("finetune", "adapter/none").parent, settings)
+    after = score_lists(scorer, valid, texts)
     fusions = _fit_fusions(road, valid_candidates, valid, after)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     record = {
@@ -84,17 +94,14 @@ def finetune(road: Road) -> Counts:
     }
     write_atomic(road.path("finetune", "history.json"), json.dumps(record).encode())
     write_atomic(road.path("finetune", "fusion.json"), json.dumps(fusions, indent=1).encode())
-    return Counts(len(lists), len(lists), outputs=("adapter", "fusion.json", "history.json"))
+    return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
 
 
 def rerank(road: Road) -> Counts:
-    """Writes the test lists in three orders: language model alone, fusion with it, fusion without it."""
-    from rerank.inference import reorder
-
+    """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
-    candidates = Candidates.from_parquet(road.path("recommend", "test.parquet"))
-    lists = _lists(road, candidates, road.known, None)
-    scorer = _load(road, adapter=road.path("finetune", "adapter"))
+    candidates, lists = final_lists(road)
+    scorer = _load_trained(road, lists)
     with road.progress.task("rerank", len(lists)) as task:
         llm = reorder(scorer, candidates, lists, item_texts(road), progress=task.reach)
     fusions = read_fusions(road)
@@ -103,17 +110,14 @@ def rerank(road: Road) -> Counts:
         "reranked": fused(llm, fusions["reranked"], "fused"),
         "fused_without_llm": fused(candidates, fusions["fused_without_llm"], "fused"),
     }
+    if settings_of(road).lambdamart is not None:
+        stored = json.loads(road.path("finetune", "lambdamart.json").read_text())
+        found = LambdaMart(stored["text"]).scores(lists)
+        orders["lambdamart"] = ordered_by(candidates, found, "lambdamart")
     for name, ordered in orders.items():
         ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
     orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
     return Counts(len(lists), len(lists), outputs=(*(f"{name}.parquet" for name in orders), "reranked.trec"))
-
-
-def item_texts(road: Road) -> dict[str, str]:
-    """What the language model reads of each item."""
-    written = captions(road)
-    template = _settings(road).item
-    return {item.item_id: render_text(template, item, written.get(item.item_id)) for item in road.catalog}
 
 
 def read_fusions(road: Road) -> dict[str, Fusion]:
@@ -122,79 +126,67 @@ def read_fusions(road: Road) -> dict[str, Fusion]:
     return {name: Fusion(tuple(row), np.array(list(row.values()))) for name, row in stored.items()}
 
 
-def _settings(road: Road) -> RerankConfig:
-    settings = road.config.rerank
-    if settings is None:
-        raise ValueError("this run has no reranker")
-    return settings
+def _model(settings: RerankConfig) -> tuple[str, str | None]:
+    return model_folder(settings.model or ""), settings.revision
 
 
-def _load(road: Road, adapter: Path | None = None) -> ListwiseScorer:
+def _resolved(settings: RerankConfig) -> RerankConfig:
+    """The settings with a folder for the model's name."""
+    if settings.model is None:
+        return settings
+    folder = find_model(*_model(settings)).folder
+    return settings.model_copy(update={"model": str(folder), "revision": None})
+
+
+def _fresh(road: Road, lists: list[RankingList]) -> Scorer:
+    """A scorer that has learned nothing yet, ready to be trained."""
+    settings = _resolved(settings_of(road))
+    if settings.form == "text":
+        from rerank.scorer import load_scorer, with_lora
+
+        text = load_scorer(settings, max_candidates=road.config.candidates.k)
+        return _placed(road, with_lora(text, settings.finetune.lora, seed=road.config.seed))
+    if not lists:
+        raise InvalidData("R303", "no training list holds a truth", next_step="raise candidates.k or folds")
+    from rerank.token import build_token_scorer
+
+    return _placed(road, build_token_scorer(settings, lists[0], seed=road.config.seed))
+
+
+def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+    settings, folder = _resolved(settings_of(road)), road.path("finetune", "adapter")
+    if settings.form == "text":
+        from rerank.scorer import load_scorer
+
+        return _placed(road, load_scorer(settings, max_candidates=road.config.candidates.k, adapter=folder))
+    from rerank.token import build_token_scorer, load_trained
+
+    scorer = build_token_scorer(settings, lists[0], seed=road.config.seed)
+    load_trained(scorer, folder / TRAINED)
+    return _placed(road, scorer)
+
+
+def _placed(road: Road, scorer: Scorer) -> Scorer:
     from extract.transformers_captioner import pick_device
-    from rerank.scorer import load_scorer
 
-    settings = _settings(road)
-    files = find_model(model_folder(settings.model), settings.revision)
-    resolved = settings.model_copy(update={"model": str(files.folder), "revision": None})
-    scorer = load_scorer(resolved, max_candidates=road.config.candidates.k, adapter=adapter)
     scorer.model.to(pick_device(road.config.device))
     return scorer
 
 
-def _save_adapter(scorer: ListwiseScorer, folder: Path, model: str) -> None:
+def _save(scorer: Scorer, folder: Path, settings: RerankConfig) -> None:
     """Writes what peft writes, without what differs between equal runs: a set's order, our own path."""
+    if settings.form != "text":
+        from rerank.token import save_trained
+
+        save_trained(scorer, folder / TRAINED)
+        return
     for config in scorer.model.peft_config.values():
         config.target_modules = sorted(config.target_modules)
-        config.base_model_name_or_path = model
+        config.base_model_name_or_path = settings.model
     # No embedding is trained; left to itself, peft would ask the model hub whether the vocabulary has grown.
     scorer.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     # An empty model card that repeats the path.
     (folder / "README.md").unlink(missing_ok=True)
-
-
-def _lists(
-    road: Road, candidates: Candidates, known: Interactions, truth: Interactions | None
-) -> list[RankingList]:
-    histories = shown_histories(
-        known,
-        [str(user) for user in candidates.user_ids],
-        length=_settings(road).history,
-        seed=road.config.seed,
-    )
-    return ranking_lists(candidates, histories, truth, seed=road.config.seed)
-
-
-def _training_lists(road: Road) -> tuple[list[RankingList], int]:
-    """Out-of-fold lists that hold a truth, at most `max_lists`, and how many were made."""
-    lists: list[RankingList] = []
-    for number, fold in enumerate(folds_of(road)):
-        candidates = Candidates.from_parquet(road.path("recommend", f"fold-{number}.parquet"))
-        lists += _lists(road, candidates, fold.train, fold.held_out)
-    useful = [entry for entry in lists if entry.relevance.any()]
-    limit = _settings(road).finetune.max_lists
-    if limit is not None and len(useful) > limit:
-        chosen = np.random.default_rng(road.config.seed).choice(len(useful), limit, replace=False)
-        useful = [useful[i] for i in np.sort(chosen)]
-    logger.info("%d out-of-fold lists, %d with a truth are used", len(lists), len(useful))
-    return useful, len(lists)
-
-
-def _validation_lists(road: Road) -> tuple[Candidates, list[RankingList]]:
-    candidates = Candidates.from_parquet(road.path("recommend", "valid.parquet"))
-    lists = _lists(road, candidates, road.part("train"), road.part("valid"))
-    useful = np.flatnonzero([entry.relevance.any() for entry in lists])
-    limit = _settings(road).finetune.validation_lists
-    if len(useful) > limit:
-        useful = np.sort(np.random.default_rng(road.config.seed).choice(useful, limit, replace=False))
-    return candidates.take(useful), [lists[row] for row in useful]
-
-
-def _validation_scores(
-    scorer: ListwiseScorer, valid: list[RankingList], texts: Mapping[str, str]
-) -> list[NDArray[np.float32]]:
-    from rerank.inference import score_lists
-
-    return score_lists(scorer, valid, texts)
 
 
 def _fit_fusions(

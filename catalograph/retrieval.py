@@ -15,18 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from catalograph.config import RunConfig
 from catalograph.extraction import feature_tables
 from catalograph.integrity import read_json
+from catalograph.orders import SELECTION, choose_order, rule_parts, users_of, write_embeddings
 from catalograph.road import Counts, Road
-from extract.errors import ConfigError
 from extract.features import FeatureTable
 from extract.store import hash_file, write_atomic
-from recsys.candidates import retrieve
 from recsys.interactions import Interactions, read_interactions
-from recsys.metrics import evaluate
 from recsys.split import Fold, out_of_fold, split_interactions
 
 if TYPE_CHECKING:
@@ -34,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SELECTION = "ndcg@20"
 CHECKPOINTS = "checkpoints"
 
 
@@ -92,6 +87,7 @@ def train_parts(road: Road) -> dict[str, Any]:
         "embed": road.hash_of("embed"),
         "retrievers": {name: r.model_dump(mode="json") for name, r in config.retrievers.items()},
         "sources": list(source_names(config)),
+        "refitted": config.candidates.protocol == "strict",
         "folds": None if config.rerank is None else config.rerank.finetune.folds,
         "folds_used": None if config.rerank is None else config.rerank.finetune.folds_used,
         "seed": config.seed,
@@ -120,7 +116,8 @@ def recommend_parts(road: Road) -> dict[str, Any]:
     return {
         "train": road.hash_of("train"),
         "prepare": road.hash_of("prepare"),
-        "candidates": config.candidates.model_dump(mode="json"),
+        "candidates": config.candidates.model_dump(mode="json", exclude={"memory_gib"}),
+        "rules": rule_parts(road),
         "baselines": list(config.evaluate.baselines),
     }
 
@@ -130,34 +127,29 @@ def recommend(road: Road) -> Counts:
     road.use_threads()
     config, train_part, valid_part = road.config, road.part("train"), road.part("valid")
     sources = source_names(config)
-    select = _load_models(road, "select", sources, train_part)
-    order_by, scores = _leader(config, select, train_part, valid_part)
-    k = config.candidates.k
-    retrieve(select, train_part, users_of(valid_part), k, order_by=order_by).to_parquet(
-        road.path("recommend", "valid.parquet")
-    )
-    final = _load_models(road, "final", sources, road.known)
-    lists = retrieve(final, road.known, users_of(road.known), k, order_by=order_by)
+    select = load_models(road, "select", sources, train_part)
+    order = choose_order(road, select, train_part, valid_part)
+    order.lists(select, train_part, users_of(valid_part)).to_parquet(road.path("recommend", "valid.parquet"))
+    kind, known = final_fit(road)
+    lists = order.lists(load_models(road, kind, sources, known), known, users_of(known))
     lists.to_parquet(road.path("recommend", "test.parquet"))
-    lists.to_trec(road.path("recommend", "test.trec"), order_by)
+    lists.to_trec(road.path("recommend", "test.trec"), order.name)
     outputs = ["valid.parquet", "test.parquet", "test.trec", "leader.json"]
     for number, fold in enumerate(folds_of(road)):
-        models = _load_models(road, f"fold-{number}", sources, fold.train)
+        models = load_models(road, f"fold-{number}", sources, fold.train)
         name = f"fold-{number}.parquet"
-        retrieve(models, fold.train, users_of(fold.held_out), k, order_by=order_by).to_parquet(
-            road.path("recommend", name)
-        )
+        order.lists(models, fold.train, users_of(fold.held_out)).to_parquet(road.path("recommend", name))
         outputs.append(name)
     for name in config.evaluate.baselines:
-        model = _load_models(road, "final", (name,), road.known)
+        model = load_models(road, kind, (name,), known)
         output = f"baseline-{name}.parquet"
         # As long as the product's own lists: at a cut-off beyond k, a longer baseline would be helped.
-        retrieve(model, road.known, users_of(road.known), k).to_parquet(road.path("recommend", output))
+        order.alone(model, known, users_of(known)).to_parquet(road.path("recommend", output))
         outputs.append(output)
-    write_atomic(
-        road.path("recommend", "leader.json"),
-        json.dumps({"order_by": order_by, SELECTION: scores}, indent=1).encode(),
-    )
+    if config.candidates.embeddings:
+        outputs += write_embeddings(road, load_models(road, kind, sources, known), known)
+    leader = {"order_by": order.name, SELECTION: order.scores, "weights": order.weights}
+    write_atomic(road.path("recommend", "leader.json"), json.dumps(leader, indent=1).encode())
     return Counts(len(lists), len(lists), outputs=tuple(outputs))
 
 
@@ -175,11 +167,6 @@ def folds_of(road: Road) -> list[Fold]:
     return folds[: settings.folds_used]
 
 
-def users_of(part: Interactions) -> list[str]:
-    """The users with at least one interaction in a part, in the order of the user axis."""
-    return [str(user) for user in part.user_ids[np.unique(part.user_rows)]]
-
-
 def _fits(road: Road) -> Iterator[Fit]:
     """Every fit in order; a final or fold fit reads the epochs its select fit found."""
     config, train_part = road.config, road.part("train")
@@ -188,7 +175,8 @@ def _fits(road: Road) -> Iterator[Fit]:
     for name in needed:
         yield Fit("select", name, train_part, road.part("valid"), None)
         epochs = _epochs(road, name)
-        yield Fit("final", name, road.known, None, epochs)
+        if config.candidates.protocol == "strict":
+            yield Fit("final", name, road.known, None, epochs)
         if name in sources:
             for number, fold in enumerate(folds_of(road)):
                 yield Fit(f"fold-{number}", name, fold.train, None, epochs)
@@ -237,30 +225,17 @@ def _features(road: Road, name: str) -> Mapping[str, FeatureTable]:
     return {feature: tables[feature] for feature in road.config.retrievers[name].features}
 
 
-def _load_models(road: Road, kind: str, names: tuple[str, ...], part: Interactions) -> dict[str, Recommender]:
+def final_fit(road: Road) -> tuple[str, Interactions]:
+    """The kind of fit that test lists come from, and what it learned from, whose items they leave out."""
+    strict = road.config.candidates.protocol == "strict"
+    return ("final", road.known) if strict else ("select", road.part("train"))
+
+
+def load_models(road: Road, kind: str, names: tuple[str, ...], part: Interactions) -> dict[str, Recommender]:
+    """The models of a kind of fit (`select`, `final`, `fold-N`), with the histories of `part`."""
     from recsys.models import load_model
 
     return {
         name: load_model(road.path("train", f"{kind}/{name}/none").parent, part, _features(road, name))
         for name in names
     }
-
-
-def _leader(
-    config: RunConfig, models: Mapping[str, Recommender], train_part: Interactions, valid_part: Interactions
-) -> tuple[str, dict[str, float]]:
-    """The retriever whose order the candidates come in, and every source's validation score."""
-    users, order_by = users_of(valid_part), config.candidates.order_by
-    if not users:
-        if order_by == "best":
-            raise ConfigError(
-                "C205",
-                "candidates.order_by is best, and there is no validation split to choose by",
-                next_step="name a retriever in candidates.order_by, or give data.split.valid_share",
-            )
-        return order_by, {}
-    scores = {
-        name: evaluate(retrieve({name: model}, train_part, users, 20), valid_part, (20,)).mean()[SELECTION]
-        for name, model in models.items()
-    }
-    return (max(scores, key=lambda name: scores[name]) if order_by == "best" else order_by), scores

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalograph import embedding, evaluation, extraction, reporting, reranking, retrieval
+from catalograph import embedding, evaluation, extraction, metric_tables, reporting, reranking, retrieval
 from catalograph.config import RunConfig
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
@@ -18,6 +18,7 @@ from catalograph.road import Counts, Road
 from catalograph.runs import open_run
 from catalograph.updating import hold
 from catalograph.workplace import Extraction
+from extract.errors import MissingPrerequisite
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ class RunSummary:
     """By stage: seconds, reused, and the counts in, ok, absent, quarantined where they apply."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """By list and metric, on the test split; empty before `evaluate` is done."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """All that the evaluation found: intervals, comparisons, groups, what lists are like."""
     tables: list[MetricTable] = field(default_factory=list)
     report: Path | None = None
 
@@ -92,6 +95,7 @@ class RunSummary:
             "run_dir": str(self.folder),
             "stages": self.stages,
             "metrics": self.metrics,
+            "evaluation": self.evaluation,
             "report": None if self.report is None else str(self.report),
         }
 
@@ -136,11 +140,33 @@ def run_stages(
                 run.log("stage", stage=name, state="done", **counts.as_dict())
             summary.stages[name] = {"seconds": kept.seconds, "reused": reused, **kept.counts}
         if road.is_done("evaluate"):
-            summary.tables = evaluation.tables(road)
-            summary.metrics = evaluation.means(road)
+            summary.evaluation = evaluation.read_metrics(road)
+            summary.metrics = evaluation.means(summary.evaluation)
+            summary.tables = metric_tables.tables(summary.evaluation)
         if run.report_path.is_file():
             summary.report = run.report_path
     return summary
+
+
+@contextmanager
+def finished_road(config: RunConfig, folder: Path, stage: str, progress: Progress) -> Iterator[Road]:
+    """A run opened to read what a stage and those before it made.
+
+    Raises:
+        MissingPrerequisite: P102, one of them is not done.
+    """
+    with open_run(folder, config) as run:
+        road = Road(run, config, progress)
+        for name in _with_needs(config, (stage,)):
+            road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
+            if not road.is_done(name):
+                raise MissingPrerequisite(
+                    "P102",
+                    f"the stage {name} of this run is not done",
+                    where=str(folder),
+                    next_step=f"run `catalograph {stage} --run-dir {folder}` first",
+                )
+        yield road
 
 
 def _with_needs(config: RunConfig, stages: Sequence[str] | None) -> list[str]:

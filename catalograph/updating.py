@@ -17,6 +17,9 @@ from extract.errors import UnsafeInput
 from extract.stage import StageResult
 from extract.store import ShardStore, content_hash
 
+Steps = dict[str, dict[str, Any]]
+"""By step, its counts."""
+
 
 def update_store(
     config: RunConfig, extraction: Extraction, stages: Sequence[str], progress: Progress
@@ -29,17 +32,26 @@ def update_store(
     """
     if extraction.store is None:
         raise ValueError("an update needs a store")
-    rows: dict[str, dict[str, Any]] = {}
     with hold(extraction.store, extraction.part):
         work = Workplace(config, progress, extraction)
-        if "caption" in stages and config.caption is not None:
-            rows["caption"] = _row(fill_captions(work)[1])
-        if "embed" in stages:
-            captions = None if config.caption is None else caption_table(captions_here(work))
-            # Ready vectors need no model: runs read them where they lie.
-            for name in (n for n, feature in config.features.items() if feature.vectors is None):
-                rows[f"embed {name}"] = _row(fill_feature(work, name, captions, complete=True)[1])
+        rows: Steps = {step: as_row(take_step(work, step)) for step in steps_of(config, stages)}
     return {"store": str(extraction.store), "stages": rows}
+
+
+def steps_of(config: RunConfig, stages: Sequence[str]) -> list[str]:
+    """What an update does, in order: `caption`, and `embed NAME` for each feature."""
+    steps = ["caption"] if "caption" in stages and config.caption is not None else []
+    # Ready vectors need no model: runs read them where they lie.
+    made = [name for name, feature in config.features.items() if feature.vectors is None]
+    return steps + [f"embed {name}" for name in made if "embed" in stages]
+
+
+def take_step(work: Workplace, step: str) -> StageResult:
+    """One of these steps, on the part that the workplace is for."""
+    if step == "caption":
+        return fill_captions(work)[1]
+    captions = None if work.config.caption is None else caption_table(captions_here(work))
+    return fill_feature(work, step.removeprefix("embed "), captions, complete=True)[1]
 
 
 @contextmanager
@@ -79,7 +91,8 @@ def hash_stores(folder: Path) -> str:
     return content_hash({name: store.content_hash() for name, store in stores_below(folder).items()})
 
 
-def _row(result: StageResult) -> dict[str, Any]:
+def as_row(result: StageResult) -> dict[str, Any]:
+    """The counts of a step as they are printed."""
     return {
         "seconds": result.seconds,
         "reused": result.shards_computed == 0,

@@ -26,25 +26,36 @@ def check_inputs(config: RunConfig) -> None:
     data = config.data
     if data.pictures_path is not None and not data.pictures_path.exists():
         missing.append(f"data.pictures: {data.pictures_path} does not exist")
-    for name, feature in config.features.items():
-        for file in feature.vectors.files() if feature.vectors is not None else ():
-            if not ((data.root or Path()) / file).is_file():
-                missing.append(f"features.{name}.vectors: {(data.root or Path()) / file} does not exist")
+    for modality, feature in config.features.items():
+        for source in feature.vectors.files() if feature.vectors is not None else ():
+            if not (path := data.under_root(source)).is_file():
+                missing.append(f"features.{modality}.vectors: {path} does not exist")
     items, events = data.catalog_columns, data.interaction_columns
+    named = _named("data.catalog_columns", items.model_dump(exclude={"picture_pattern"}))
     wanted = {
-        "data.catalog": (data.catalog_path, _named(items.model_dump(exclude={"picture_pattern"}))),
-        "data.interactions": (data.interactions_path, _named(events.model_dump())),
+        "data.catalog": (data.catalog_path, named),
+        "data.interactions": (
+            data.interactions_path,
+            _named("data.interaction_columns", events.model_dump()),
+        ),
     }
+    tables = {
+        "candidates.allow": (config.candidates.allow, ("item_id",)),
+        "candidates.deny": (config.candidates.deny, ("item_id",)),
+        "evaluate.given": (config.evaluate.given, ("user_id", "group")),
+    }
+    for key, (file, needed) in tables.items():
+        if file is not None:
+            wanted[key] = (data.under_root(file), [(key, column) for column in needed])
     for key, (path, names) in wanted.items():
         try:
             columns = columns_of(path)
         except (OSError, ValueError, EOFError) as error:
             missing.append(f"{key}: {path}: {_reason(error)}")
             continue
-        section = "catalog_columns" if key == "data.catalog" else "interaction_columns"
         for field, name in names:
             if name not in columns:
-                wrong.append(f"data.{section}.{field}: {unknown_name('column', name, columns)}")
+                wrong.append(f"{field}: {unknown_name('column', name, columns)}")
     problems = missing + wrong
     if problems:
         kind, code = (UnsafeInput, "U103") if missing else (InvalidData, "D111")
@@ -77,12 +88,12 @@ def columns_of(path: Path) -> list[str]:
     return next(csv.reader([first], delimiter="\t" if name.endswith(".tsv") else ","), [])
 
 
-def _named(columns: Mapping[str, object]) -> list[tuple[str, str]]:
+def _named(section: str, columns: Mapping[str, object]) -> list[tuple[str, str]]:
     """(field, column) for every column that a section names."""
     rows: list[tuple[str, str]] = []
     for field, value in columns.items():
         names = value if isinstance(value, list | tuple) else [value]
-        rows += [(field, name) for name in names if isinstance(name, str)]
+        rows += [(f"{section}.{field}", name) for name in names if isinstance(name, str)]
     return rows
 
 

@@ -49,7 +49,7 @@ def speed_up(model: nn.Module) -> None:
     config = getattr(model, "config", None)
     if getattr(config, "_attn_implementation", "") == "sdpa" and getattr(model, "dtype", 0) == torch.bfloat16:
         AttentionInterface.register(ATTENTION, short_attention)
-        AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+        AttentionMaskInterface.register(ATTENTION, additive_mask)
         model.set_attn_implementation(ATTENTION)  # type: ignore[operator]
 
 
@@ -93,6 +93,17 @@ def _pack(module: nn.Module) -> None:
         module.intermediate_act_fn = nn.Identity()
 
 
+def additive_mask(*args: Any, **options: Any) -> Tensor | None:
+    """transformers' mask as numbers to add, float32, made once for all layers; None where all is seen."""
+    mask = sdpa_mask(*args, **options)
+    return None if mask is None else _additive(mask)
+
+
+def _additive(mask: Tensor) -> Tensor:
+    # The lowest finite value instead of -inf: a row that may see nothing must not become NaN.
+    return torch.where(mask, 0.0, torch.finfo(torch.bfloat16).min)
+
+
 def short_attention(
     module: nn.Module,
     query: Tensor,
@@ -103,7 +114,9 @@ def short_attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: [B, H, L, d] x 3 and a mask, bool or None -> [B, L, H, d].
+    """Attention as transformers calls it: [B, H, L, d] x 3 and a mask -> [B, L, H, d].
+
+    The mask is bool, or float32 to be added, or None.
 
     Anything but plain bfloat16 self-attention without cache and bias goes to transformers' own function.
     """
@@ -114,10 +127,12 @@ def short_attention(
         and query.shape == key.shape == value.shape
         and dropout == 0
         and (attention_mask is not None or not causal)
-        and (attention_mask is None or attention_mask.dtype == torch.bool)
+        and (attention_mask is None or attention_mask.dtype in (torch.bool, torch.float32))
         and all(options.get(name) is None for name in ("position_bias", "softcap", "cache", "s_aux"))
     )
     if not plain:
+        if attention_mask is not None and attention_mask.is_floating_point():
+            attention_mask = attention_mask.to(query.dtype)
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
@@ -129,14 +144,15 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
     step = max(1, SCORES // (heads * length * length))
     bias = None
     if mask is not None:
-        # The lowest finite value instead of -inf: a row that may see nothing must not become NaN.
-        bias = torch.where(mask, 0.0, torch.finfo(torch.float32).min).expand(lists, -1, -1, -1)
+        bias = (_additive(mask) if mask.dtype == torch.bool else mask).expand(lists, -1, -1, -1)
     result = query.new_empty(lists, length, heads, width)
     for start in range(0, lists, step):
         part = slice(start, start + step)
-        scores = torch.matmul(query[part], key[part].transpose(-1, -2)).float().mul_(scaling)
-        if bias is not None:
-            scores += bias[part]
+        scores = torch.matmul(query[part], key[part].transpose(-1, -2)).float()
+        if bias is None:
+            scores *= scaling
+        else:
+            torch.add(bias[part], scores, alpha=scaling, out=scores)
         weights = torch.softmax(scores, -1).to(value.dtype)
         result[part] = torch.matmul(weights, value[part]).transpose(1, 2)
     return result

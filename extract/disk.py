@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 
 from extract.errors import ResourceExhausted
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """The one JSON spelling of a value: sorted keys, no spaces, ASCII; NaN is a ValueError."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def content_hash(value: Any) -> str:

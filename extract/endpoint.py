@@ -10,12 +10,12 @@ import base64
 import io
 import logging
 import os
+import queue
 import random
 import re
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -60,6 +60,7 @@ class _OneHost(InferenceClient):
 
     def __init__(self, settings: EndpointConfig, key: str | None) -> None:
         super().__init__(base_url=settings.url, api_key=key or "none", timeout=settings.timeout)
+        self._key = key
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = type(get_session())(follow_redirects=False, timeout=settings.timeout)
         weakref.finalize(self, self._http.close)
@@ -81,7 +82,9 @@ class _OneHost(InferenceClient):
             raise _Refusal(0, describe(error)) from None
         if response.status_code != 200:
             after = response.headers.get("Retry-After", "")
-            why = f"HTTP {response.status_code}: {plain(body.decode(errors='replace'))[:200]}"
+            # The key goes before the text is cut, or half of it could stay.
+            said = plain(_without(self._key, body.decode(errors="replace")))[:200]
+            why = f"HTTP {response.status_code}: {said}"
             raise _Refusal(response.status_code, why, float(after) if after.isdecimal() else None)
         return body
 
@@ -108,20 +111,36 @@ class EndpointCaptioner:
         Raises:
             MissingPrerequisite: the server does not answer, or refuses everything.
         """
-        stop = threading.Event()
+        stop, jobs = threading.Event(), queue.SimpleQueue[tuple[int, Image.Image, str]]()
+        answers: dict[int, str | Failure] = {}
+        errors: list[BaseException] = []
+        for row, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+            jobs.put((row, image, prompt))
 
-        def work(pair: tuple[Image.Image, str]) -> str | Failure:
-            try:
-                return self._insist(*pair, stop)
-            except BaseException:
-                stop.set()
-                raise
+        def work() -> None:
+            while not stop.is_set():
+                try:
+                    row, image, prompt = jobs.get_nowait()
+                    answers[row] = self._insist(image, prompt, stop)
+                except queue.Empty:
+                    return
+                except BaseException as error:
+                    errors.append(error)
+                    stop.set()
 
-        with ThreadPoolExecutor(self._settings.concurrency) as pool:
-            try:
-                return list(pool.map(work, zip(images, prompts, strict=True)))
-            finally:
-                stop.set()
+        # Daemons, because a run that is interrupted must not wait for answers that are still on their way.
+        count = min(self._settings.concurrency, len(images))
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            stop.set()
+        if errors:
+            raise errors[0]
+        return [answers[row] for row in range(len(images))]
 
     def _insist(self, image: Image.Image, prompt: str, stop: threading.Event) -> str | Failure:
         for tried in range(self._settings.retries + 1):
@@ -135,7 +154,7 @@ class EndpointCaptioner:
             if last.status not in LATER | {0}:
                 break
             if tried < self._settings.retries:
-                logger.info("the captioning server: %s; trying again", self._without_key(last.why))
+                logger.info("the captioning server: %s; trying again", _without(self._key, last.why))
                 stop.wait(self._pause(tried, last))
         return self._give_up(last)
 
@@ -150,13 +169,13 @@ class EndpointCaptioner:
                 seed=0,
             )
             choice = answer.choices[0]
+            if choice.finish_reason == "content_filter":
+                return Failure("refused", "the server's content filter")
+            return (choice.message.content or "").strip()
         except _Refusal:
             raise
         except Exception as error:
             raise _Refusal(0, f"not an answer of the chat protocol: {describe(error)}") from error
-        if choice.finish_reason == "content_filter":
-            return Failure("refused", "the server's content filter")
-        return choice.message.content or ""
 
     def _pause(self, tried: int, refusal: _Refusal) -> float:
         pause = self._settings.backoff * 2**tried if refusal.pause is None else refusal.pause
@@ -164,7 +183,7 @@ class EndpointCaptioner:
         return min(LONGEST_PAUSE, pause) * self._spread.uniform(1.0, 1.25)
 
     def _give_up(self, refusal: _Refusal) -> Failure:
-        why, host = self._without_key(refusal.why), urlsplit(self._settings.url).netloc
+        why, host = _without(self._key, refusal.why), urlsplit(self._settings.url).netloc
         if refusal.status in ABOUT_THE_ITEM:
             return Failure("refused", why)
         if refusal.status in LATER | {0}:
@@ -183,8 +202,9 @@ class EndpointCaptioner:
             next_step="check caption.model, endpoint.url, endpoint.api_key_env; redirects are not followed",
         )
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+
+def _without(key: str | None, text: str) -> str:
+    return text.replace(key, "***") if key else text
 
 
 def _key(name: str | None) -> str | None:

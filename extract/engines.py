@@ -15,9 +15,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from extract.endpoint_settings import EndpointConfig
-from extract.errors import MissingPrerequisite
 from extract.fake_engine import FakeEngine
-from extract.faults import Failure, describe
+from extract.faults import Failure, not_installed
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
 
@@ -177,19 +176,11 @@ def batch_invariant(fingerprint: Mapping[str, str]) -> bool:
     return engine == "fake" or (engine == "transformers" and fingerprint.get("dtype") == "float32")
 
 
-def _fake_captioner(config: CaptionConfig) -> Captioner:
-    return FakeEngine()
-
-
-def _fake_embedder(config: EmbedConfig) -> Embedder:
-    return FakeEngine()
-
-
 def _transformers_captioner(config: CaptionConfig) -> Captioner:
     try:
         from extract.transformers_captioner import TransformersCaptioner
     except ImportError as error:
-        raise _not_installed(error) from error
+        raise not_installed(error) from error
     return TransformersCaptioner(config)
 
 
@@ -197,7 +188,7 @@ def _vllm_captioner(config: CaptionConfig) -> Captioner:
     try:
         from extract.vllm_captioner import VllmCaptioner
     except ImportError as error:
-        raise _not_installed(error, "vllm") from error
+        raise not_installed(error, "vllm") from error
     return VllmCaptioner(config)
 
 
@@ -211,27 +202,8 @@ def _sentence_embedder(config: EmbedConfig) -> Embedder:
     try:
         from extract.sentence_embedder import SentenceEmbedder
     except ImportError as error:
-        raise _not_installed(error) from error
+        raise not_installed(error) from error
     return SentenceEmbedder(config)
-
-
-def _not_installed(error: ImportError, package: str = "catalograph") -> MissingPrerequisite:
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    if not isinstance(cause, ImportError):
-        return MissingPrerequisite(
-            "M301",
-            "an installed package does not fit the others",
-            why=describe(cause),
-            next_step="install the release that fits your torch, or remove it (torchvision is not needed)",
-        )
-    return MissingPrerequisite(
-        "M301",
-        f"the package {error.name} cannot be imported",
-        why=str(error),
-        next_step=f"pip install {package}",
-    )
 
 
 ENGINES: dict[str, tuple[Callable[[CaptionConfig], Captioner], Callable[[EmbedConfig], Embedder]]] = {
@@ -239,7 +211,7 @@ ENGINES: dict[str, tuple[Callable[[CaptionConfig], Captioner], Callable[[EmbedCo
     # These only caption: EmbedConfig does not offer them, and texts go to sentence-transformers.
     "vllm": (_vllm_captioner, _sentence_embedder),
     "endpoint": (_endpoint_captioner, _sentence_embedder),
-    "fake": (_fake_captioner, _fake_embedder),
+    "fake": (lambda config: FakeEngine(), lambda config: FakeEngine()),
 }
 
 

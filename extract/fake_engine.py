@@ -1,4 +1,4 @@
-"""The public stand-in for a model: captions and vectors from hashes."""
+"""An engine without a model: for tests, and for trying all that goes on around a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch does when memory runs out or one item breaks it: halve, then isolate."""
+"""What a batch does when memory runs out or an item breaks it, and how errors of others are told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from extract.errors import CatalographError, ResourceExhausted
+from extract.errors import CatalographError, MissingPrerequisite, ResourceExhausted
 
 logger = logging.getLogger(__name__)
 
@@ -104,3 +104,23 @@ def describe(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     first = re.sub(r" ?at 0x[0-9a-fA-F]+", "", lines[0]) if lines else ""
     return f"{type(error).__name__}: {first}"[:300]
+
+
+def not_installed(error: ImportError, package: str = "catalograph") -> MissingPrerequisite:
+    """What to tell of an import that failed: the package is missing, or it does not fit the others."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if not isinstance(cause, ImportError):
+        return MissingPrerequisite(
+            "M301",
+            "an installed package does not fit the others",
+            why=describe(cause),
+            next_step="install the release that fits your torch, or remove it (torchvision is not needed)",
+        )
+    return MissingPrerequisite(
+        "M301",
+        f"the package {error.name} cannot be imported",
+        why=str(error),
+        next_step=f"pip install {package}",
+    )

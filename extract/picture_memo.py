@@ -89,7 +89,11 @@ class PictureMemo:
 
 
 def check_pictures(catalog: Catalog) -> None:
-    """Raise UnsafeInput if items name pictures and the catalogue has none."""
+    """Refuse names of pictures that lead nowhere.
+
+    Raises:
+        UnsafeInput: items name pictures, but the catalogue has no pictures.
+    """
     if catalog.pictures is None and catalog.table["picture"].null_count < len(catalog):
         raise UnsafeInput(
             "U404",

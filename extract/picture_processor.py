@@ -26,6 +26,15 @@ OTHER_PROCESSORS: dict[str, Any] = {
 }
 """By model type: the class to use where the family's own would need more than pictures do."""
 
+MARK_THEMSELVES = {"blip-2", "florence2", "instructblip"}
+"""Model types whose processor puts the picture's mark in front of the text, which must have none then."""
+
+
+def picture_mark(model_type: str, processor: Any) -> str:
+    """What stands for the picture in a prompt that no chat template writes; "" if nothing does."""
+    mark = getattr(processor, "image_token", None)
+    return "" if mark is None or model_type in MARK_THEMSELVES else f"{mark}\n"
+
 
 def load_processor(folder: Path) -> Any:
     """The processor of a model folder; code of the repository is not run.

@@ -13,6 +13,8 @@ from extract.errors import ConfigError
 from extract.items import Item
 
 _SLOT = re.compile(r"\{(attributes\.[^{}]+|\w+)\}")
+_SLOT_AND_MARKS = re.compile(_SLOT.pattern + r"([.,;:]*)")
+_BLANKS = re.compile(r"[ \t]+")
 SLOTS = ("item_id", "title", "text", "attributes", "caption")
 ITEM_SLOTS = SLOTS[:-1]
 Form = Literal["sentences", "tags", "json"]
@@ -40,15 +42,16 @@ def plain(text: str) -> str:
     return re.sub(r" +", " ", "".join(kept)).strip()
 
 
-def control_tokens(tokenizer: Any, *more: str | None) -> re.Pattern[str]:
+def control_tokens(tokenizer: Any, *more: object) -> re.Pattern[str]:
     """What in an item's text would become a control token: a picture more, the end of a turn.
 
     Special tokens, ``more`` of them, and added ones in brackets, such as the marks of a tile; other
     added tokens, such as runs of blanks, are text.
     """
-    added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
-    found = {*tokenizer.all_special_tokens, *more, *(t for t in added if re.fullmatch(r"[<\[].*[>\]]", t))}
-    longest_first = sorted(filter(None, found), key=lambda token: (-len(token), token))
+    added = (str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values())
+    known = (str(token) for token in (*tokenizer.all_special_tokens, *more) if token)
+    found = {*known, *(token for token in added if re.fullmatch(r"[<\[].*[>\]]", token))}
+    longest_first = sorted(found, key=lambda token: (-len(token), token))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
@@ -204,5 +207,4 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
         value = values.get(match[1], "")
         return value + match[2] if value else ""
 
-    filled = re.sub(_SLOT.pattern + r"([.,;:]*)", fill, template)
-    return re.sub(r"[ \t]+", " ", filled).strip()
+    return _BLANKS.sub(" ", _SLOT_AND_MARKS.sub(fill, template)).strip()

@@ -87,7 +87,11 @@ def run_shards(
         members, row = positions.tolist(), known.get(bucket)
         if row is not None and ((retry_bad and row.n_bad) or not store.holds(row)):
             row = None
-        offered = [(other, rows[bucket]) for other, rows in offers if bucket in rows]
+        offered = [
+            (other, rows[bucket])
+            for other, rows in offers
+            if bucket in rows and not (retry_bad and rows[bucket].n_bad)
+        ]
         inputs = digest(members) if row is not None or offered else ""
         if row is not None and row.input_sha256 != inputs:
             row = None

@@ -1,7 +1,7 @@
 """Captions from any image-text-to-text model of transformers, in this process.
 
-Batches are padded on the left and decoded greedily, so in float32 a caption does not depend on its
-neighbours. Left out: sampling, beams, several pictures per item, static caches.
+Batches are padded and decoded greedily, so in float32 a caption does not depend on its neighbours. Left out:
+sampling, beams, several pictures per item, static caches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
 from extract.model_fit import picture_fit
 from extract.models import ModelFiles, find_model
-from extract.picture_processor import load_processor
+from extract.picture_processor import load_processor, picture_mark
 from extract.prompts import control_tokens
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,8 @@ class TransformersCaptioner:
         if suits(self._model):
             speed_up(self._model)
         self._tokenizer = self._processor.tokenizer
-        self._tokenizer.padding_side = "left"
+        # A decoder goes on from the last token; an encoder counts positions from the first.
+        self._tokenizer.padding_side = "right" if self._model.config.is_encoder_decoder else "left"
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._generation = _greedy(
@@ -82,8 +83,7 @@ class TransformersCaptioner:
             return str(
                 self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             )
-        image_token = getattr(self._processor, "image_token", None)
-        return f"{image_token}\n{prompt}" if image_token else prompt
+        return picture_mark(self._model.config.model_type, self._processor) + prompt
 
     @property
     def _has_template(self) -> bool:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError, safe_open
 
 from extract.errors import InvalidData, UnsafeInput
@@ -59,6 +59,14 @@ class VectorsConfig(BaseModel):
     """What to do with vectors of items that the catalogue lacks; dropped ones are counted in the log."""
     model: str = ""
     """What made the vectors, for the record."""
+
+    @model_validator(mode="after")
+    def _rows_have_ids(self) -> VectorsConfig:
+        if self.ids is None and self.path.endswith(".npy"):
+            raise ValueError("an array does not say which item a row belongs to: give a file of ids as `ids`")
+        if self.ids is None and self.row_column is not None:
+            raise ValueError("`row_column` is a column of the file `ids`, which is not given")
+        return self
 
     def files(self) -> tuple[str, ...]:
         """Every file these settings read."""

@@ -11,7 +11,7 @@ from recsys.interactions import (
     interactions_from,
     read_interactions,
 )
-from recsys.metrics import Metrics, evaluate, evaluate_conditional
+from recsys.metrics import Judged, Metrics, evaluate, evaluate_conditional, judge
 from recsys.ranking import Recommender, id_places, top_k
 from recsys.settings import TrainConfig
 from recsys.significance import (
@@ -19,8 +19,12 @@ from recsys.significance import (
     Interval,
     bootstrap_difference,
     bootstrap_mean,
+    bootstrap_means,
+    bootstrap_seeds,
     compare,
+    holm,
     permutation_test,
+    permutation_tests,
 )
 from recsys.split import Fold, Split, SplitConfig, out_of_fold, split_interactions
 
@@ -31,6 +35,7 @@ __all__ = [
     "InteractionColumns",
     "Interactions",
     "Interval",
+    "Judged",
     "Metrics",
     "ReadCounts",
     "Recommender",
@@ -39,13 +44,18 @@ __all__ = [
     "TrainConfig",
     "bootstrap_difference",
     "bootstrap_mean",
+    "bootstrap_means",
+    "bootstrap_seeds",
     "compare",
     "evaluate",
     "evaluate_conditional",
+    "holm",
     "id_places",
     "interactions_from",
+    "judge",
     "out_of_fold",
     "permutation_test",
+    "permutation_tests",
     "read_interactions",
     "retrieve",
     "split_interactions",

@@ -257,5 +257,23 @@ def retrieve(
     )
 
 
+def block_within(memory: float, n_items: int, n_models: int, most: int = 256) -> int:
+    """Users per block, so that scores, keys and masks of a block stay within `memory` bytes; at least 1."""
+    each = n_items * (4 * n_models + 48)
+    return int(np.clip(memory // max(each, 1), 1, most))
+
+
+def concatenated(parts: Sequence[Candidates]) -> Candidates:
+    """The lists of several groups of users, of the same K and sources, one after the other."""
+    first = parts[0]
+    return Candidates(
+        np.concatenate([part.user_ids for part in parts]),
+        np.concatenate([part.items for part in parts]),
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores},
+        {name: np.concatenate([part.ranks[name] for part in parts]) for name in first.ranks},
+        np.concatenate([part.final for part in parts]),
+    )
+
+
 def _field(text: str) -> str:
     return re.sub(r"[\s%]", lambda m: "".join(f"%{byte:02X}" for byte in m.group().encode()), str(text))

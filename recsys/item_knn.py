@@ -15,7 +15,7 @@ from scipy import sparse
 
 from extract.features import FeatureTable
 from recsys.interactions import Interactions
-from recsys.ranking import best_columns, blocks, id_places
+from recsys.ranking import blocks, id_places, sort_keys
 from recsys.settings import ItemKNNConfig
 
 
@@ -37,25 +37,11 @@ class ItemKNN:
         self._similarity: Any = sparse.csr_array((train.n_items, train.n_items), dtype=np.float32)
 
     def solve(self) -> None:
-        """Build S [I, I], row i holding the k items nearest to i; blocks of items, so memory is block x I."""
-        columns = self._matrix.T.tocsr()
-        norms = np.sqrt(np.diff(columns.indptr)).astype(np.float32)
-        rows, neighbours, values = [], [], []
-        for part in blocks(columns.shape[0], 512):
-            similarity = (columns[part] @ self._matrix).toarray()
-            similarity /= np.maximum(
-                norms[part, None] * norms + np.float32(self.config.shrink), np.float32(1e-12)
-            )
-            own = np.arange(part.start, part.stop)
-            similarity[own - part.start, own] = -1.0
-            best = best_columns(similarity, self.config.neighbours, self._places)
-            value = np.take_along_axis(similarity, best.astype(np.int64), axis=1)
-            near = value > 0
-            rows.append(np.repeat(own, near.sum(axis=1)))
-            neighbours.append(best[near])
-            values.append(value[near])
-        edges = (np.concatenate(values), (np.concatenate(rows), np.concatenate(neighbours)))
-        self._similarity = sparse.csr_array(edges, shape=(len(norms), len(norms)))
+        """Build S [I, I], row i holding the k items nearest to i."""
+        norms = np.sqrt(np.bincount(self._matrix.indices, minlength=self._matrix.shape[1]))
+        self._similarity = nearest_by_choices(
+            self._matrix, norms.astype(np.float32), self.config.neighbours, self._places, self.config.shrink
+        )
 
     def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Sum over the user's items i of S[i], [B, I]."""
@@ -70,3 +56,35 @@ class ItemKNN:
         """Take back what `tensors` gave."""
         parts = (tensors["data"], tensors["indices"], tensors["indptr"])
         self._similarity = sparse.csr_array(parts, shape=self._similarity.shape)
+
+
+def nearest_by_choices(
+    matrix: sparse.csr_array,
+    norms: NDArray[np.float32],
+    k: int,
+    places: NDArray[np.int64],
+    shrink: float = 0.0,
+) -> sparse.csr_array:
+    """The k other items j with the largest G_ij / (norm_i norm_j + shrink) > 0, G = X^T X, best first: CSR
+    [I, I].
+
+    Equal values go by `places`. Blocks of items; memory is the pairs of items that one block's users chose.
+    """
+    columns = sparse.csr_array(matrix.T)
+    lengths, neighbours, values = [np.zeros(1, dtype=np.int64)], [], []
+    for part in blocks(columns.shape[0], 512):
+        together = sparse.csr_array(columns[part] @ matrix)
+        n_rows = part.stop - part.start
+        rows, items = np.repeat(np.arange(n_rows), np.diff(together.indptr)), together.indices
+        other = items != rows + part.start
+        rows, items, counts = rows[other], items[other], together.data[other]
+        similarity = counts / (norms[rows + part.start] * norms[items] + np.float32(shrink))
+        order = np.lexsort((sort_keys(similarity, places[items]), rows))
+        # Rows stay where they were, so a place in the row is a place in the block minus the row's start.
+        found = np.bincount(rows, minlength=n_rows)
+        kept = order[np.arange(len(rows)) - np.repeat(np.cumsum(found) - found, found) < k]
+        lengths.append(np.minimum(found, k))
+        neighbours.append(items[kept])
+        values.append(similarity[kept])
+    parts = (np.concatenate(values), np.concatenate(neighbours), np.cumsum(np.concatenate(lengths)))
+    return sparse.csr_array(parts, shape=(len(norms), len(norms)))

@@ -48,8 +48,9 @@ class LightGCN(TwoTower):
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """BPR and L2 of B triples of rows (int64 [B] each)."""
-        nodes = propagate_sum(self.adjacency, self.embedding, self.layers) / (self.layers + 1)
-        rows = (users, positives + self.n_users, negatives + self.n_users)
+        nodes = propagate_sum(self.adjacency, self.embedding, self.layers)
+        rows = torch.cat([users, positives + self.n_users, negatives + self.n_users])
         # F.embedding, not indexing: its backward adds up repeated rows in a fixed order.
-        ranking = bpr(margin(*(F.embedding(r, nodes) for r in rows)))
-        return ranking + self.reg * half_squared_norm(self.embedding, torch.cat(rows), max(len(users), 1))
+        vectors = F.embedding(rows, nodes) / (self.layers + 1)
+        ranking = bpr(margin(*vectors.chunk(3)))
+        return ranking + self.reg * half_squared_norm(self.embedding, rows, max(len(users), 1))

@@ -22,28 +22,18 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from scipy import fft, sparse
+from scipy import fft
 from torch import Tensor, nn
 
-from extract.errors import ConfigError, InvalidData
 from extract.features import FeatureTable
-from recsys.graph import (
-    csr_tensor,
-    graph_product,
-    knn_graph,
-    mixed_graph,
-    normalised_adjacency,
-    propagate_sum,
-)
+from recsys.feature_settings import LIRDRecConfig
+from recsys.graph import csr_tensor, graph_product, normalised_adjacency, propagate_sum
 from recsys.interactions import Interactions
 from recsys.losses import bpr, margin, mean_square
-from recsys.ranking import id_places
-from recsys.settings import LIRDRecConfig
-from recsys.two_tower import TwoTower
+from recsys.modalities import FeatureTower, projection
 
 
-class LIRDRec(TwoTower):
+class LIRDRec(FeatureTower):
     """User tables [U, (M + 1) d] and per-block feature projections."""
 
     adjacency: Tensor
@@ -60,21 +50,13 @@ class LIRDRec(TwoTower):
         *,
         seed: int = 0,
     ) -> None:
-        super().__init__(config, train)
+        super().__init__(config, train, features)
         self.layers, self.reg, self.copy_base = config.layers, config.reg, config.copy_base
         self.n_users = train.n_users
-        self.modalities = tuple(sorted(features or {}))
-        aligned = {
-            name: (features or {})[name].aligned_to(train.item_ids.tolist()) for name in self.modalities
-        }
-        self._feature_hashes = ",".join(f"{name}:{table.content_hash()}" for name, table in aligned.items())
-        inputs = [_filled(name, aligned[name].matrix, aligned[name].present) for name in self.modalities]
-        graph = _neighbour_graph(config, aligned, train)
+        inputs = self.modalities.filled()
+        graph = self.modalities.neighbour_graph(config.neighbours, config.knn_weights)
         inputs.append(np.concatenate([fft.dct(x, type=2, norm="ortho", axis=1) for x in inputs], axis=1))
-        for number, values in enumerate(inputs):
-            self.register_buffer(
-                f"input_{number}", torch.from_numpy(np.ascontiguousarray(values)), persistent=False
-            )
+        self.keep_inputs(inputs)
         self.register_buffer("adjacency", csr_tensor(normalised_adjacency(train.matrix())), persistent=False)
         self.register_buffer("item_graph", csr_tensor(graph), persistent=False)
         self.register_buffer("item_graph_transposed", csr_tensor(graph.T.tocsr()), persistent=False)
@@ -86,15 +68,11 @@ class LIRDRec(TwoTower):
             torch.manual_seed(seed)
             tables = [nn.init.xavier_normal_(torch.empty(self.n_users, d)) for _ in widths]
             self.users = nn.ParameterList([nn.Parameter(table) for table in tables])
-            self.projections = nn.ModuleList([_mlp(width, 4 * d, d, bias=False) for width in widths])
-            self.gates = nn.ModuleList([_mlp(d, max(d // 4, 1), 1, bias=True) for _ in widths])
+            self.projections = nn.ModuleList([projection(width, 4 * d, d, bias=False) for width in widths])
+            self.gates = nn.ModuleList([projection(d, max(d // 4, 1), 1, bias=True) for _ in widths])
             self.theta = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, n_blocks)))
         self.register_buffer("copied", torch.zeros(self.n_users, n_blocks))
         self.register_buffer("handover", torch.tensor([config.copy_start, 1 - config.copy_start]))
-
-    def identity(self) -> dict[str, str]:
-        """Class, settings and the content of the features."""
-        return super().identity() | {"features": self._feature_hashes}
 
     def start_epoch(self, epoch: int) -> None:
         """Hand over from computed to copied attention, from epoch 1 on.
@@ -129,8 +107,8 @@ class LIRDRec(TwoTower):
     def _node_blocks(self) -> Tensor:
         """H, [N, (M + 1) d]."""
         blocks = []
-        for number, (table, project) in enumerate(zip(self.users, self.projections, strict=True)):
-            items = project(self.get_buffer(f"input_{number}"))
+        for table, project, values in zip(self.users, self.projections, self.inputs(), strict=True):
+            items = project(values)
             blocks.append(torch.cat([F.normalize(table, dim=1), F.normalize(items, dim=1)]))
         return propagate_sum(self.adjacency, torch.cat(blocks, dim=1), self.layers)
 
@@ -139,36 +117,3 @@ class LIRDRec(TwoTower):
         parts = torch.split(users, users.shape[1] // len(self.gates), dim=1)
         computed = torch.cat([gate(part) for gate, part in zip(self.gates, parts, strict=True)], dim=1)
         return self.handover[0] * computed + self.handover[1] * (self.copied + self.theta)
-
-
-def _mlp(width: int, hidden: int, out: int, *, bias: bool) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(), nn.Linear(hidden, out, bias=bias))
-
-
-def _filled(name: str, matrix: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
-    if not present.any():
-        raise InvalidData(
-            "D214", f"features `{name}` know none of the items", next_step="check the item ids of the table"
-        )
-    return np.where(present[:, None], matrix, matrix[present].mean(axis=0)).astype(np.float32)
-
-
-def _neighbour_graph(
-    config: LIRDRecConfig, tables: Mapping[str, FeatureTable], train: Interactions
-) -> sparse.csr_array:
-    if not tables:
-        raise ConfigError(
-            "C202",
-            "LIRDRec needs at least one feature table",
-            next_step="run the extract stage, or use lightgcn or ease",
-        )
-    weights = config.knn_weights or dict.fromkeys(tables, 1.0)
-    if set(weights) != set(tables) or min(weights.values()) < 0 or sum(weights.values()) <= 0:
-        raise ConfigError(
-            "C202",
-            "`knn_weights` must give every modality a weight >= 0, one of them above 0",
-            why=f"weights for {sorted(weights)}, modalities {sorted(tables)}",
-        )
-    places = id_places(train.item_ids)
-    graphs = [knn_graph(t.matrix, t.present, config.neighbours, places=places) for t in tables.values()]
-    return mixed_graph(graphs, [weights[name] for name in tables])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,12 +25,45 @@ def margin(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 def half_squared_norm(table: Tensor, rows: Tensor, batch: int) -> Tensor:
     """1/2 of the squares of the table's rows [N, D] named in `rows`, repeats counted, divided by `batch`.
 
-    The L2 term of the official LightGCN. Counting the repeats touches N rows instead of copying 3 B.
+    The L2 term of the official LightGCN. Repeats are counted, so no row is touched twice.
     """
-    counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
-    return (counts * table.square().sum(dim=1)).sum() / (2 * batch)
+    counts = torch.bincount(rows, minlength=len(table))
+    named = counts.nonzero().squeeze(1)
+    squares = F.embedding(named, table).square().sum(dim=1)
+    return (counts[named].to(table.dtype) * squares).sum() / (2 * batch)
 
 
 def mean_square(*tables: Tensor) -> Tensor:
     """Sum over tables of the mean square of their entries: the L2 term of LIRDRec."""
     return torch.stack([t.square().mean() for t in tables]).sum()
+
+
+def info_nce(anchors: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """Mean of -log softmax of cos(a_b, o_b) / temperature among cos(a_b, o) of the batch, [B, D] each."""
+    similarity = F.normalize(anchors, dim=1) @ F.normalize(others, dim=1).T / temperature
+    return F.cross_entropy(similarity, torch.arange(len(anchors), device=anchors.device))
+
+
+def cosine_distance(online: Tensor, target: Tensor) -> Tensor:
+    """1 - mean cosine of paired rows [B, D]; no gradient reaches `target` (BYOL, BM3)."""
+    return 1 - F.cosine_similarity(online, target.detach(), dim=1).mean()
+
+
+def alignment(users: Tensor, items: Tensor) -> Tensor:
+    """Mean squared distance of paired unit vectors [B, D] (Wang & Isola, ICML 2020; DirectAU)."""
+    return (users - items).square().sum(dim=1).mean()
+
+
+def uniformity(vectors: Tensor, similarity: Tensor | None = None) -> Tensor:
+    """log mean over pairs b < b' of exp(-2 ||x - x'||^2) of unit vectors [B, D].
+
+    With a similarity s [B, B] it is CM3's calibrated form, exp(-2 (||x - x'||^2 - 2 + 2 s)): by ||x - x'||^2
+    = 2 - 2 cos, the exponent is 4 (cos - s), so that s = 1 is the plain form. One Gram matrix stands for all
+    pairs. A batch of one has no pair and gives 0.
+    """
+    if len(vectors) < 2:
+        return vectors.sum() * 0.0
+    exponent = 4 * (vectors @ vectors.T - (1.0 if similarity is None else similarity))
+    itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    pairs = exponent.masked_fill(itself, float("-inf"))
+    return torch.logsumexp(pairs.flatten(), dim=0) - math.log(len(vectors) * (len(vectors) - 1))

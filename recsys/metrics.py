@@ -1,9 +1,10 @@
-"""Recall, NDCG, MRR and hit rate at k of ranked lists, per user."""
+"""Recall, NDCG, precision, MAP, MRR and hit rate at k of ranked lists, per user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,15 +63,44 @@ def hit(hits: Hits, n_truth: Counts, k: int) -> PerUser:
     return np.asarray(hits[:, :k].any(axis=1), dtype=np.float64)
 
 
+def precision(hits: Hits, n_truth: Counts, k: int) -> PerUser:
+    """Hits among the first k over k, also where the list is shorter."""
+    found: PerUser = hits[:, :k].sum(axis=1) / k
+    return found
+
+
+def average_precision(hits: Hits, n_truth: Counts, k: int) -> PerUser:
+    """Precision at each hit within k, summed, over the number of truths (trec_eval's map_cut)."""
+    found: PerUser = _precision_at_hits(hits, k) / n_truth
+    return found
+
+
+def average_precision_mmrec(hits: Hits, n_truth: Counts, k: int) -> PerUser:
+    """The same over min(k, truths), which is what MMRec prints as MAP."""
+    found: PerUser = _precision_at_hits(hits, k) / np.minimum(n_truth, k)
+    return found
+
+
+def _precision_at_hits(hits: Hits, k: int) -> PerUser:
+    top = hits[:, :k]
+    total: PerUser = (np.cumsum(top, axis=1) / np.arange(1, top.shape[1] + 1) * top).sum(axis=1)
+    return total
+
+
 METRICS: dict[str, Callable[[Hits, Counts, int], PerUser]] = {
     "recall": recall,
     "ndcg": ndcg,
     "mrr": mrr,
     "hit": hit,
+    "precision": precision,
+    "map": average_precision,
+    "map_mmrec": average_precision_mmrec,
 }
 
 
-def hit_matrix(item_rows: NDArray[np.int32], user_rows: NDArray[np.int32], truth: sparse.csr_array) -> Hits:
+def hit_matrix(
+    item_rows: NDArray[np.int32], user_rows: NDArray[np.integer[Any]], truth: sparse.csr_array
+) -> Hits:
     """True [N, K] where item `item_rows[n, k]` is a truth of user `user_rows[n]`; NO_ITEM is never one."""
     n_items = truth.shape[1]
     owners = np.repeat(np.arange(truth.shape[0], dtype=np.int64), np.diff(truth.indptr))
@@ -81,39 +111,94 @@ def hit_matrix(item_rows: NDArray[np.int32], user_rows: NDArray[np.int32], truth
     return hits
 
 
-def evaluate(candidates: Candidates, truth: Interactions, ks: Sequence[int]) -> Metrics:
-    """Every metric at every k, over the users of `candidates` with at least one truth.
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Lists held against the truth: one row per user [N] with a list and at least one truth.
+
+    ``items`` int32 [N, K] are rows on the truth's item axis, NO_ITEM where the truth does not know the item;
+    ``truth`` CSR [N, I] holds the same users' truths, ``hits`` [N, K] says where a list has one.
+    """
+
+    user_ids: NDArray[np.str_]
+    items: NDArray[np.int32]
+    truth: sparse.csr_array
+    hits: Hits
+
+    @property
+    def n_truth(self) -> Counts:
+        """Truths per user [N]."""
+        counts: Counts = np.diff(self.truth.indptr).astype(np.int64)
+        return counts
+
+    def metrics(self, ks: Sequence[int]) -> Metrics:
+        """Every metric at every k; no user raises InvalidData D211."""
+        return _metrics(self.hits, self.n_truth, self.user_ids, ks)
+
+    def oracle(self, ks: Sequence[int]) -> Metrics:
+        """The metrics of the same candidates in the best possible order: what no reranker can exceed."""
+        return _metrics(-np.sort(-self.hits.astype(np.int8), axis=1) > 0, self.n_truth, self.user_ids, ks)
+
+    def reachable(self) -> Judged:
+        """The same with the truths outside the K candidates taken away, and the users left with none."""
+        counts = self.hits.sum(axis=1)
+        owners = np.repeat(np.arange(len(self.user_ids)), counts)
+        found = (np.ones(int(counts.sum()), dtype=np.float32), (owners, self.items[self.hits]))
+        return self._with(sparse.csr_array(found, shape=self.truth.shape))
+
+    def among(self, users: NDArray[np.bool_] | None, items: NDArray[np.bool_] | None) -> Judged:
+        """Only the users of a mask [N], and only the truths of a mask [I]; the lists stay whole.
+
+        So a metric of a group of items says how well its members are found among all others. Users left
+        without a truth are outside.
+        """
+        truth = self.truth
+        if items is not None:
+            truth = sparse.csr_array(truth @ sparse.diags_array(items.astype(np.float32)))
+            truth.eliminate_zeros()
+        return self._with(truth, users)
+
+    def _with(self, truth: sparse.csr_array, users: NDArray[np.bool_] | None = None) -> Judged:
+        left = np.diff(truth.indptr) > 0
+        kept = np.flatnonzero(left if users is None else left & users)
+        fewer = sparse.csr_array(truth[kept])
+        fewer.sort_indices()
+        items = self.items[kept]
+        return Judged(self.user_ids[kept], items, fewer, hit_matrix(items, np.arange(len(kept)), fewer))
+
+
+def judge(candidates: Candidates, truth: Interactions) -> Judged:
+    """Hold lists against the truth.
 
     Ids are matched as text, so the two may come from different files. Truth users without a list are outside
-    the evaluation: the users asked of `retrieve` are the population. No user with a truth raises InvalidData
-    D211.
+    the evaluation: the users asked of `retrieve` are the population.
     """
-    hits, n_truth, user_ids = _hits(candidates, truth)
-    return _metrics(hits, n_truth, user_ids, ks)
-
-
-def evaluate_conditional(candidates: Candidates, truth: Interactions, ks: Sequence[int]) -> Metrics:
-    """The same with the truths outside the K candidates taken away: what a reranker of these lists can still
-    win or lose.
-    """
-    hits, _, user_ids = _hits(candidates, truth)
-    reachable = hits.sum(axis=1)
-    kept = reachable > 0
-    return _metrics(hits[kept], reachable[kept], user_ids[kept], ks)
-
-
-def _hits(candidates: Candidates, truth: Interactions) -> tuple[Hits, Counts, NDArray[np.str_]]:
     matrix = truth.matrix()
     user_rows = _lookup(candidates.user_ids, truth.user_ids)
-    counts = np.diff(matrix.indptr).astype(np.int64)
+    counts = np.diff(matrix.indptr)
     judged = (
         np.flatnonzero((user_rows >= 0) & (counts[user_rows] > 0))
         if truth.n_users
         else np.zeros(0, dtype=np.int64)
     )
     items = _lookup(candidates.items[judged].ravel(), truth.item_ids).reshape(len(judged), candidates.k)
-    rows = user_rows[judged]
-    return hit_matrix(items, rows, matrix), counts[rows], candidates.user_ids[judged]
+    of_users = sparse.csr_array(matrix[user_rows[judged]])
+    hits = hit_matrix(items, np.arange(len(judged)), of_users)
+    return Judged(candidates.user_ids[judged], items, of_users, hits)
+
+
+def evaluate(candidates: Candidates, truth: Interactions, ks: Sequence[int]) -> Metrics:
+    """Every metric at every k, over the users of `candidates` with at least one truth (see `judge`).
+
+    No user with a truth raises InvalidData D211.
+    """
+    return judge(candidates, truth).metrics(ks)
+
+
+def evaluate_conditional(candidates: Candidates, truth: Interactions, ks: Sequence[int]) -> Metrics:
+    """The same with the truths outside the K candidates taken away: what a reranker of these lists can still
+    win or lose.
+    """
+    return judge(candidates, truth).reachable().metrics(ks)
 
 
 def _metrics(hits: Hits, n_truth: Counts, user_ids: NDArray[np.str_], ks: Sequence[int]) -> Metrics:

@@ -17,7 +17,13 @@ from pydantic import BaseModel, ValidationError
 from extract.errors import ConfigError, InvalidData, MissingPrerequisite
 from extract.features import FeatureTable
 from extract.store import write_atomic
+from recsys.als import ALS
+from recsys.bm3 import BM3
+from recsys.bpr_mf import BPRMF
+from recsys.cm3 import CM3
 from recsys.ease import Ease
+from recsys.freedom import FREEDOM
+from recsys.graph_filter import GraphFilter
 from recsys.interactions import Interactions
 from recsys.item_knn import ItemKNN
 from recsys.lightgcn import LightGCN
@@ -25,7 +31,9 @@ from recsys.lirdrec import LIRDRec
 from recsys.popularity import Popularity
 from recsys.ranking import Recommender
 from recsys.settings import SETTINGS
-from recsys.two_tower import TwoTower
+from recsys.smore import SMORE
+from recsys.sparse_ease import SparseEase
+from recsys.vbpr import VBPR
 
 
 class Model(Recommender, Protocol):
@@ -50,8 +58,17 @@ MODELS: dict[str, tuple[type[Any], type[BaseModel]]] = {
     "popularity": (Popularity, SETTINGS["popularity"]),
     "item_knn": (ItemKNN, SETTINGS["item_knn"]),
     "ease": (Ease, SETTINGS["ease"]),
+    "sparse_ease": (SparseEase, SETTINGS["sparse_ease"]),
+    "als": (ALS, SETTINGS["als"]),
+    "bpr_mf": (BPRMF, SETTINGS["bpr_mf"]),
     "lightgcn": (LightGCN, SETTINGS["lightgcn"]),
+    "vbpr": (VBPR, SETTINGS["vbpr"]),
+    "graph_filter": (GraphFilter, SETTINGS["graph_filter"]),
+    "freedom": (FREEDOM, SETTINGS["freedom"]),
+    "bm3": (BM3, SETTINGS["bm3"]),
+    "smore": (SMORE, SETTINGS["smore"]),
     "lirdrec": (LIRDRec, SETTINGS["lirdrec"]),
+    "cm3": (CM3, SETTINGS["cm3"]),
 }
 
 
@@ -98,7 +115,7 @@ def save_model(model: Model, folder: Path) -> None:
     card = {
         "model": names[0],
         "config": model.config.model_dump(mode="json"),
-        "identity": model.identity() if isinstance(model, TwoTower) else {},
+        "identity": _identity(model),
         "axes": model.axes,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -121,9 +138,8 @@ def load_model(
     card = json.loads(card_path.read_text(encoding="utf-8"))
     data = (folder / "model.safetensors").read_bytes()
     model = build_model(card["model"], card["config"], train, features)
-    identity = model.identity() if isinstance(model, TwoTower) else {}
     expected = {"sha256": card["sha256"], "axes": card["axes"], **card["identity"]}
-    found = {"sha256": hashlib.sha256(data).hexdigest(), "axes": model.axes, **identity}
+    found = {"sha256": hashlib.sha256(data).hexdigest(), "axes": model.axes, **_identity(model)}
     if changed := sorted(key for key in expected if expected[key] != found.get(key)):
         raise InvalidData(
             "D215",
@@ -134,3 +150,9 @@ def load_model(
         )
     model.restore(safetensors.numpy.load(data))
     return model
+
+
+def _identity(model: Model) -> dict[str, str]:
+    """What, beside weights and axes, a model must share with its saved form: settings, features."""
+    identity: dict[str, str] = model.identity() if hasattr(model, "identity") else {}
+    return identity

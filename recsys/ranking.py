@@ -2,16 +2,22 @@
 
 The order is total and never depends on the machine: by score, then by item id. A float32 score and an item's
 place in the sorted ids are packed into one int64, so that one comparison decides both.
+
+Where scores are inner products, blocks of users meet blocks of items in tiles that fit the cache, and only
+scores that reach the user's running k-th best leave a tile: the time is that of the products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from threadpoolctl import ThreadpoolController
 
 from extract.errors import InvalidData
 from recsys.axes import as_texts
@@ -19,6 +25,12 @@ from recsys.axes import as_texts
 NO_ITEM = -1
 # Scores at or above the k-th best are sorted alone, unless ties make them more than this many times k.
 TIED = 8
+# Groups of columns per item asked for: more make the bound sharper and its own sort dearer.
+GROUPS = 4
+# A tile of USERS x ITEMS scores takes 4 MB.
+USERS, ITEMS = 256, 4096
+_NONE = np.iinfo(np.int64).max
+Keys = NDArray[np.int64]
 
 
 class Recommender(Protocol):
@@ -26,6 +38,15 @@ class Recommender(Protocol):
 
     def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Scores [B, I] of all items for the given users; -inf keeps an item out of every list."""
+        ...
+
+
+@runtime_checkable
+class Factors(Protocol):
+    """A recommender whose scores are inner products."""
+
+    def embeddings(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """User vectors [U, D] and item vectors [I, D]."""
         ...
 
 
@@ -51,18 +72,42 @@ def sort_keys(scores: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray
     return (descending.astype(np.int64) << 32) | places
 
 
+def scores_of(keys: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The scores inside keys of `sort_keys`."""
+    descending = (keys >> 32).astype(np.int32)
+    bits = np.where(descending < 0, ~descending, descending | np.int32(-0x80000000))
+    scores: NDArray[np.float32] = bits.astype(np.int32).view(np.float32)
+    return scores
+
+
+def reaching(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of a few scores per row that hold the k highest and all that tie with them.
+
+    Columns are dealt into groups; the k-th highest maximum of a group is reached by at least k scores, and by
+    few more. Two passes over the scores, no sort. NaN counts as the highest.
+    """
+    n_rows, n_items = scores.shape
+    groups = GROUPS * k
+    if n_items < 4 * groups:
+        # NaN sorts last, so it passes for the highest score here too.
+        bound = np.partition(scores, n_items - k, axis=1)[:, n_items - k]
+    else:
+        dealt = scores[:, : n_items // groups * groups].reshape(n_rows, -1, groups)
+        bound = np.partition(dealt.max(axis=1), groups - k, axis=1)[:, groups - k]
+    found = np.flatnonzero(~(scores < bound[:, None]))
+    rows, columns = np.divmod(found, n_items)
+    return rows, columns
+
+
 def best_columns(scores: NDArray[np.float32], k: int, places: NDArray[np.int64]) -> NDArray[np.int32]:
     """Columns [B, min(k, I)] of the k highest scores per row, best first, ties by `places`."""
     n_rows, n_items = scores.shape
     k = min(k, n_items)
     if k == 0:
         return np.zeros((n_rows, 0), dtype=np.int32)
-    # NaN sorts last, so it would pass for the highest score here; `sort_keys` then refuses it.
-    kth = np.partition(scores, n_items - k, axis=1)[:, n_items - k]
-    reaching = ~(scores < kth[:, None])
-    if np.count_nonzero(reaching) > TIED * k * n_rows:
+    rows, columns = reaching(scores, k)
+    if len(rows) > TIED * k * n_rows:
         return _best_by_keys(scores, k, places)
-    rows, columns = np.nonzero(reaching)
     order = np.lexsort((sort_keys(scores[rows, columns], places[columns]), rows))
     starts = np.searchsorted(rows, np.arange(n_rows))
     best: NDArray[np.int32] = columns[order[starts[:, None] + np.arange(k)]].astype(np.int32)
@@ -89,13 +134,7 @@ def masked_scores(
     """Scores [B, I] with the seen items at -inf."""
     scores = np.array(model.score(user_rows), dtype=np.float32)
     if seen is not None:
-        if scores.shape != (len(user_rows), seen.shape[1]):
-            raise InvalidData(
-                "D208",
-                "a model's scores do not fit the item axis",
-                why=f"scores {scores.shape}, expected {(len(user_rows), seen.shape[1])}",
-                next_step="train and rank with interactions on the same item axis",
-            )
+        _check_axis(scores.shape, seen)
         of_users = seen[user_rows]
         scores[np.repeat(np.arange(len(user_rows)), np.diff(of_users.indptr)), of_users.indices] = -np.inf
     return scores
@@ -115,6 +154,11 @@ def top_k(
     Ties are broken by `places` (see `id_places`). Where fewer than k items are left, the row is NO_ITEM and
     the score NaN. Memory is one block of `block` x I scores and keys.
     """
+    if isinstance(model, Factors):
+        users, vectors = model.embeddings()
+        _check_axis((len(user_rows), len(vectors)), seen)
+        own = None if seen is None else seen[user_rows]
+        return top_k_factors(users[user_rows], vectors, own, k, places=places)
     items = np.full((len(user_rows), k), NO_ITEM, dtype=np.int32)
     values = np.full((len(user_rows), k), np.nan, dtype=np.float32)
     for part in blocks(len(user_rows), block):
@@ -125,6 +169,121 @@ def top_k(
         items[part, : columns.shape[1]] = np.where(left_out, NO_ITEM, columns)
         values[part, : columns.shape[1]] = np.where(left_out, np.nan, best)
     return items, values
+
+
+def top_k_factors(
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    seen: sparse.csr_array | None,
+    k: int,
+    *,
+    places: NDArray[np.int64],
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The k best unseen items of each user: item rows and scores, both [B, k], padded as by `top_k`.
+
+    `users` [B, D] and `items` [I, D] are vectors, `seen` CSR [B, I] the items to leave out. Vectors that are
+    not finite raise InvalidData D210. As many blocks are ranked at a time as the BLAS has threads.
+    """
+    if not (np.isfinite(users).all() and np.isfinite(items).all()):
+        raise InvalidData("D210", "a model returned vectors that are not finite")
+    found = np.full((len(users), k), NO_ITEM, dtype=np.int32)
+    values = np.full((len(users), k), np.nan, dtype=np.float32)
+    column_of = np.empty(len(places), dtype=np.int32)
+    column_of[places] = np.arange(len(places), dtype=np.int32)
+    users, vectors = (np.ascontiguousarray(v, dtype=np.float32) for v in (users, items))
+
+    def rank(part: slice) -> None:
+        keys = _best_keys(users[part], vectors, _rows_of(seen, part), k, places)
+        there = keys != _NONE
+        found[part][there] = column_of[keys[there] & 0xFFFFFFFF]
+        values[part][there] = scores_of(keys[there])
+
+    blas = _blas()
+    workers = max((library.num_threads for library in blas.lib_controllers), default=1)
+    with blas.limit(limits=1), ThreadPoolExecutor(workers) as pool:
+        list(pool.map(rank, blocks(len(users), USERS)))
+    return found, values
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _check_axis(shape: tuple[int, ...], seen: sparse.csr_array | None) -> None:
+    if seen is not None and shape[1] != seen.shape[1]:
+        raise InvalidData(
+            "D208",
+            "a model's scores do not fit the item axis",
+            why=f"scores {shape}, expected {(shape[0], seen.shape[1])}",
+            next_step="train and rank with interactions on the same item axis",
+        )
+
+
+def _rows_of(seen: sparse.csr_array | None, part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The seen pairs of a block of users, sorted by item: places in the block and item rows."""
+    if seen is None:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    lengths = np.diff(seen.indptr[part.start : part.stop + 1])
+    columns = seen.indices[seen.indptr[part.start] : seen.indptr[part.stop]].astype(np.int64)
+    order = np.argsort(columns, kind="stable")
+    return np.repeat(np.arange(part.stop - part.start), lengths)[order], columns[order]
+
+
+def _best_keys(
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    seen: tuple[NDArray[np.int64], NDArray[np.int64]],
+    k: int,
+    places: NDArray[np.int64],
+) -> Keys:
+    """The k smallest keys per user, ascending."""
+    best = np.full((len(users), k), _NONE, dtype=np.int64)
+    least = np.full(len(users), -np.inf, dtype=np.float32)
+    scores = np.empty(len(users) * min(ITEMS, len(items)), dtype=np.float32)
+    passed = np.empty(scores.shape, dtype=np.bool_)
+    waiting: list[tuple[NDArray[np.int64], Keys]] = []
+    merged_at, held = 0, 0
+    for part in blocks(len(items), ITEMS):
+        width = part.stop - part.start
+        tile = scores[: len(users) * width].reshape(len(users), width)
+        np.dot(users, items[part].T, out=tile)
+        low, high = np.searchsorted(seen[1], (part.start, part.stop))
+        tile[seen[0][low:high], seen[1][low:high] - part.start] = -np.inf
+        if part.start == 0:
+            rows, columns = reaching(tile, min(k, width))
+        else:
+            high_enough = np.greater_equal(tile, least[:, None], out=passed[: tile.size].reshape(tile.shape))
+            rows, columns = np.divmod(np.flatnonzero(high_enough), width)
+        chosen = tile[rows, columns]
+        there = chosen > -np.inf
+        rows, columns, chosen = rows[there], columns[there], chosen[there]
+        waiting.append((rows, sort_keys(chosen, places[columns + part.start])))
+        held += len(rows)
+        # Each doubling of the items seen lets through about k more per user, so merging is rare.
+        if part.stop >= 2 * merged_at or part.stop == len(items) or held > 4 * k * len(users):
+            best = _merged(best, waiting, k)
+            full = best[:, -1] != _NONE
+            least[full] = scores_of(best[full, -1])
+            waiting, held, merged_at = [], 0, part.stop
+    return best
+
+
+def _merged(best: Keys, waiting: list[tuple[NDArray[np.int64], Keys]], k: int) -> Keys:
+    """The k smallest of the present keys and the waiting ones, per row, ascending."""
+    rows = np.concatenate([part for part, _ in waiting])
+    keys = np.concatenate([part for _, part in waiting])
+    order = np.argsort(rows, kind="stable")
+    rows, keys = rows[order], keys[order]
+    counts = np.bincount(rows, minlength=len(best))
+    table = np.full((len(best), k + int(counts.max(initial=0))), _NONE, dtype=np.int64)
+    table[:, :k] = best
+    starts = np.cumsum(counts) - counts
+    table[rows, k + np.arange(len(rows)) - starts[rows]] = keys
+    if table.shape[1] > k:
+        table = np.partition(table, k - 1, axis=1)[:, :k]
+    table.sort(axis=1)
+    return table
 
 
 def exact_ranks(

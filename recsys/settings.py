@@ -1,13 +1,14 @@
 """Settings of the recommenders and of their training.
 
 They live apart from the models, against the habit of one file per method, because a configuration is checked
-without importing torch.
+without importing torch. Those of the models that read features are in `recsys.feature_settings`.
 """
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from recsys.feature_settings import FEATURE_SETTINGS
 from recsys.metrics import METRICS
 
 
@@ -37,6 +38,17 @@ class EaseConfig(BaseModel):
     """Lambda, the ridge on the diagonal; search it on a logarithmic scale, 10 to 10,000."""
 
 
+class SparseEaseConfig(BaseModel):
+    """Settings of sparse EASE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    l2: float = Field(default=300.0, gt=0)
+    """Lambda, as in EASE."""
+    neighbours: int = Field(default=100, ge=1)
+    """Items behind each item, k; one less than all items makes it EASE."""
+
+
 class LightGCNConfig(BaseModel):
     """Settings of LightGCN; the paper trains with learning rate 1e-3 and batches of 2048."""
 
@@ -52,42 +64,51 @@ class LightGCNConfig(BaseModel):
     """Standard deviation of the normal start values."""
 
 
-class LIRDRecConfig(BaseModel):
-    """Settings of LIRDRec; the paper trains with learning rate 1e-4, batches of 2048 and weight decay 0 to
-    1e-5.
-    """
+class BPRMFConfig(BaseModel):
+    """Settings of BPR-MF."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     embedding_size: int = Field(default=64, ge=1)
-    """Width d of one block; the whole vector has (M + 1) d."""
-    layers: int = Field(default=3, ge=0)
-    """Propagation steps L over the user-item graph; the paper searches 2, 3, 4."""
-    neighbours: int = Field(default=10, ge=1)
-    """Neighbours k of an item in each modality's graph, itself included."""
-    knn_weights: dict[str, float] = Field(default_factory=dict)
-    """Weight of each modality's neighbour graph; empty: all equal.
-
-    The paper gives pictures 0.1 and texts 0.9.
-    """
+    """Width D of the embeddings; an item has one number more, its bias."""
     reg: float = Field(default=1e-3, ge=0)
-    """Weight of the mean squares of the user and item tables; the paper searches 1e-2, 1e-3, 1e-4."""
-    copy_base: float = Field(default=0.9, gt=0, le=1)
-    """Base b of the hand-over from computed to copied attention; 1 keeps the first weights for ever."""
-    copy_start: float = Field(default=0.9, gt=0, lt=1)
-    """Weight of the computed attention in the first epoch; the copied part has the rest."""
+    """Weight of the squared L2 term on the embeddings and biases of the batch."""
+    init_std: float = Field(default=0.1, gt=0)
+    """Standard deviation of the normal start values; biases start at 0."""
+
+
+class ALSConfig(BaseModel):
+    """Settings of implicit ALS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_size: int = Field(default=64, ge=1)
+    """Width D of the embeddings."""
+    iterations: int = Field(default=15, ge=1)
+    """Rounds of solving all users and then all items."""
+    alpha0: float = Field(default=0.1, gt=0)
+    """Weight of every pair, a choice weighing 1 more; search it from 0.003 to 1."""
+    l2: float = Field(default=3e-3, gt=0)
+    """Lambda of the ridge; search it on a logarithmic scale, 1e-4 to 1e-1 with `nu` 1."""
+    nu: float = Field(default=1.0, ge=0, le=1)
+    """How the ridge grows with the number of choices: 0 not at all, 1 in proportion."""
+    init_std: float = Field(default=0.1, gt=0)
+    """Deviation of the start values of the items, times the root of D."""
 
 
 SETTINGS: dict[str, type[BaseModel]] = {
     "popularity": PopularityConfig,
     "item_knn": ItemKNNConfig,
     "ease": EaseConfig,
+    "sparse_ease": SparseEaseConfig,
     "lightgcn": LightGCNConfig,
-    "lirdrec": LIRDRecConfig,
+    "als": ALSConfig,
+    "bpr_mf": BPRMFConfig,
+    **FEATURE_SETTINGS,
 }
 """Settings by the name of the model; the models themselves are in `recsys.models.MODELS`."""
 
-NEED_FEATURES = frozenset({"lirdrec"})
+NEED_FEATURES = frozenset(FEATURE_SETTINGS) - {"graph_filter"}
 """Models that cannot be built without at least one feature table."""
 
 

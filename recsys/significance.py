@@ -38,18 +38,30 @@ class Comparison:
     n_users: int
 
 
+def bootstrap_means(
+    values: Values, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> list[Interval]:
+    """Percentile bootstrap of the mean of each column of values [N, C], users resampled with replacement.
+
+    All columns share the resamples: a resample is N counts, and all means of a chunk are one product.
+    """
+    checked = _checked(values)
+    n_users = len(checked)
+    rng = np.random.default_rng(seed)
+    means = []
+    for n in _chunks(samples, checked):
+        drawn = rng.integers(0, n_users, size=(n, n_users)) + np.arange(n)[:, None] * n_users
+        counts = np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users)
+        means.append(counts.astype(np.float64) @ checked / n_users)
+    return _percentiles(checked.mean(axis=0), np.concatenate(means), confidence)
+
+
 def bootstrap_mean(
     values: Values, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of the mean of values [N], users resampled with replacement."""
-    checked = _checked(values)
-    rng = np.random.default_rng(seed)
-    means = np.concatenate([
-        checked[rng.integers(0, len(checked), size=(n, len(checked)))].mean(axis=1)
-        for n in _chunks(samples, checked)
-    ])
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(checked.mean()), float(low), float(high), confidence)
+    """The same for one row of values [N]."""
+    column = _one_row(values)[:, None]
+    return bootstrap_means(column, samples=samples, confidence=confidence, seed=seed)[0]
 
 
 def bootstrap_difference(
@@ -59,19 +71,70 @@ def bootstrap_difference(
     return bootstrap_mean(_paired(a, b), samples=samples, confidence=confidence, seed=seed)
 
 
-def permutation_test(a: Values, b: Values, *, samples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of the mean of b - a under random swaps of the two systems per user; never below 1 /
-    (samples + 1).
+def bootstrap_seeds(
+    values: Values,
+    against: Values | None = None,
+    *,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of the mean of values [S, N] of S training seeds on the same N users, less that of
+    another system's values [S', N] on these users where they are given.
+
+    Seeds and users are both resampled, each with replacement, users together for both systems and seeds for
+    each by itself; so the interval holds the noise of training and that of the sample of people. With few
+    seeds it is rough: of three, all are drawn in two resamples of nine only.
     """
-    differences = _paired(a, b)
+    sides = [_checked(values)] if against is None else [_checked(values), _checked(against)]
+    n_users = sides[0].shape[1]
+    if sides[-1].shape[1] != n_users:
+        raise InvalidData("D208", "paired values differ in number", why=f"{n_users}, {sides[-1].shape[1]}")
+    rng = np.random.default_rng(seed)
+    means = []
+    for n in _chunks(samples, sides[0].T):
+        drawn = rng.integers(0, n_users, size=(n, n_users)) + np.arange(n)[:, None] * n_users
+        counts = np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users) / n_users
+        reached = []
+        for side in sides:
+            of_seeds = rng.multinomial(len(side), np.full(len(side), 1 / len(side)), size=n) / len(side)
+            reached.append((of_seeds * (counts @ side.T)).sum(axis=1))
+        means.append(reached[0] - sum(reached[1:]))
+    estimate = sides[0].mean() - sum(side.mean() for side in sides[1:])
+    return _percentiles(np.array([estimate]), np.concatenate(means)[:, None], confidence)[0]
+
+
+def permutation_tests(differences: Values, *, samples: int = 10_000, seed: int = 0) -> Values:
+    """Two-sided p-values [C] of the mean of each column of paired differences [N, C] under random swaps of
+    the two systems per user; never below 1 / (samples + 1). All columns share the swaps.
+    """
+    checked = _checked(differences)
     rng = np.random.default_rng(seed)
     # A hair of slack, or rounding would make a swap that changes nothing look smaller than what was observed.
-    observed = abs(differences.sum()) * (1 - 1e-12)
-    extreme = 0
-    for n in _chunks(samples, differences):
-        signs = rng.integers(0, 2, size=(n, len(differences)), dtype=np.int8).astype(np.float64) * 2 - 1
-        extreme += int((np.abs(signs @ differences) >= observed).sum())
-    return (extreme + 1) / (samples + 1)
+    observed = np.abs(checked.sum(axis=0)) * (1 - 1e-12)
+    extreme = np.zeros(checked.shape[1])
+    for n in _chunks(samples, checked):
+        signs = rng.integers(0, 2, size=(n, len(checked)), dtype=np.int8).astype(np.float64) * 2 - 1
+        extreme += (np.abs(signs @ checked) >= observed).sum(axis=0)
+    p_values: Values = (extreme + 1) / (samples + 1)
+    return p_values
+
+
+def permutation_test(a: Values, b: Values, *, samples: int = 10_000, seed: int = 0) -> float:
+    """The same for one pair of systems, values [N] each."""
+    return float(permutation_tests(_paired(a, b)[:, None], samples=samples, seed=seed)[0])
+
+
+def holm(p_values: Values) -> Values:
+    """P-values [M] of M comparisons, corrected so that the chance of any false claim among them stays below
+    the level they are read at (Holm 1979); valid however the comparisons depend on each other.
+    """
+    values = _one_row(p_values)
+    order = np.argsort(values, kind="stable")
+    stepped = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1.0)
+    corrected = np.empty_like(stepped)
+    corrected[order] = stepped
+    return corrected
 
 
 def compare(a: Metrics, b: Metrics, metric: str, *, samples: int = 2000, seed: int = 0) -> Comparison:
@@ -95,6 +158,15 @@ def compare(a: Metrics, b: Metrics, metric: str, *, samples: int = 2000, seed: i
 
 def _checked(values: Values) -> Values:
     array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
+        raise InvalidData(
+            "D211", "per-user values must be finite, in a table, and not empty", why=f"shape {array.shape}"
+        )
+    return array
+
+
+def _one_row(values: Values) -> Values:
+    array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
         raise InvalidData(
             "D211", "per-user values must be finite, one row, and not empty", why=f"shape {array.shape}"
@@ -103,10 +175,18 @@ def _checked(values: Values) -> Values:
 
 
 def _paired(a: Values, b: Values) -> Values:
-    first, second = _checked(a), _checked(b)
+    first, second = _one_row(a), _one_row(b)
     if len(first) != len(second):
         raise InvalidData("D208", "paired values differ in number", why=f"{len(first)} against {len(second)}")
     return second - first
+
+
+def _percentiles(estimates: Values, means: Values, confidence: float) -> list[Interval]:
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return [
+        Interval(float(e), float(a), float(b), confidence)
+        for e, a, b in zip(estimates, low, high, strict=True)
+    ]
 
 
 def _chunks(samples: int, values: Values) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""What LightGCN and LIRDRec share: a user table times an item table, propagated once per step and once per
+"""What the trainable models share: a user table times an item table, propagated once per step and once per
 evaluation.
 """
 
@@ -78,3 +78,13 @@ class TwoTower(nn.Module, ABC):
                 users, items = self()
             self._ranked = (version, users, items)
         return self._ranked[1], self._ranked[2]
+
+
+def chosen_items(train: Interactions) -> Tensor:
+    """1 for an item that somebody chose, else 0, [I, 1].
+
+    What a model learns of an id is its start value where nobody chose it: noise that must not rank.
+    """
+    chosen = np.zeros((train.n_items, 1), dtype=np.float32)
+    chosen[train.item_rows] = 1.0
+    return torch.from_numpy(chosen)

@@ -57,11 +57,12 @@ def fusion_inputs(
             )
         else:
             values = candidates.scores[source].astype(np.float64)
-        columns.append(_standardised(values, mask))
+        columns.append(standardised(values, mask))
     return np.stack(columns, axis=2), mask
 
 
-def _standardised(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def standardised(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values [U, K] with mean 0 and deviation 1 within each list; NaN becomes the list's lowest value."""
     known = mask & np.isfinite(values)
     lowest = np.where(known, values, np.inf).min(axis=1, keepdims=True)
     values = np.where(known, values, np.where(np.isfinite(lowest), lowest, 0.0))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions
+from rerank.inputs import ItemVectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,9 @@ class RankingList:
         candidates: K item ids in shuffled order.
         places: [K] the place of each shown candidate in the incoming order; undoes the shuffle.
         relevance: [K] 1.0 for a held-out truth, else 0.0.
+        inputs: [K, S] numbers known of each shown candidate, see `rerank.inputs`; None for text alone.
+        vectors: what is known of the items, shared by the lists of one fold; None for text alone.
+        ordered: whether the order of the history means time.
     """
 
     user_id: str
@@ -30,6 +34,15 @@ class RankingList:
     candidates: tuple[str, ...]
     places: NDArray[np.int64]
     relevance: NDArray[np.float32]
+    inputs: NDArray[np.float32] | None = None
+    vectors: ItemVectors | None = None
+    ordered: bool = True
+
+    def best_first(self) -> list[int]:
+        """Shown places in the order to learn: truths first, then the incoming order."""
+        return sorted(
+            range(len(self.candidates)), key=lambda place: (-self.relevance[place], self.places[place])
+        )
 
 
 def shown_histories(
@@ -51,8 +64,14 @@ def ranking_lists(
     truth: Interactions | None,
     *,
     seed: int,
+    inputs: NDArray[np.float32] | None = None,
+    vectors: ItemVectors | None = None,
+    ordered: bool = True,
 ) -> list[RankingList]:
-    """One list per user, shuffled by `seed` and user id, so that a list never depends on the others."""
+    """One list per user, shuffled by `seed` and user id, so that a list never depends on the others.
+
+    `inputs` [U, K, S] are in the candidates' order.
+    """
     wanted = _truths(truth)
     lists = []
     for row, user in enumerate(candidates.user_ids):
@@ -61,7 +80,9 @@ def ranking_lists(
         shuffled = tuple(items[place] for place in places)
         true_items = wanted.get(str(user), frozenset())
         relevance = np.array([item in true_items for item in shuffled], np.float32)
-        lists.append(RankingList(str(user), histories[str(user)], shuffled, places, relevance))
+        shown = None if inputs is None else inputs[row][places]
+        history = histories[str(user)]
+        lists.append(RankingList(str(user), history, shuffled, places, relevance, shown, vectors, ordered))
     return lists
 
 
@@ -81,5 +102,10 @@ def _generator(seed: int, user: str) -> np.random.Generator:
 def reshuffled(entry: RankingList, *, seed: Sequence[int]) -> RankingList:
     """The same list with its candidates shown in another order."""
     order = np.random.default_rng(list(seed)).permutation(len(entry.candidates))
-    candidates = tuple(entry.candidates[place] for place in order)
-    return RankingList(entry.user_id, entry.history, candidates, entry.places[order], entry.relevance[order])
+    return replace(
+        entry,
+        candidates=tuple(entry.candidates[place] for place in order),
+        places=entry.places[order],
+        relevance=entry.relevance[order],
+        inputs=None if entry.inputs is None else entry.inputs[order],
+    )

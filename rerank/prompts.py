@@ -64,6 +64,14 @@ def clean(text: str) -> str:
     return plain(text.replace("[", "(").replace("]", ")"))
 
 
+def item_words(tokenizer: Any, text: str, most: int) -> list[int]:
+    """Tokens of one item's text as data: cleaned, at most `most`, and none of them special."""
+    ids: list[int] = tokenizer(
+        clean(text), add_special_tokens=False, split_special_tokens=True, truncation=True, max_length=most
+    )["input_ids"]
+    return ids
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedList:
     """One prompt.
@@ -71,10 +79,15 @@ class EncodedList:
     Attributes:
         tokens: L prompt ids; the next token is the first identifier of the answer.
         candidates: K, how many identifiers are in use.
+        answer: tokens to learn to answer with; none when scoring.
     """
 
     tokens: list[int]
     candidates: int
+    answer: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens) + len(self.answer)
 
 
 class PromptEncoder:
@@ -106,14 +119,7 @@ class PromptEncoder:
 
     def item(self, text: str) -> list[int]:
         """Tokens of one item's text, cleaned, at most `item_tokens`."""
-        ids: list[int] = self.tokenizer(
-            clean(text),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            truncation=True,
-            max_length=self.item_tokens,
-        )["input_ids"]
-        return ids
+        return item_words(self.tokenizer, text, self.item_tokens)
 
     def encode(self, history: Sequence[list[int]], candidates: Sequence[list[int]]) -> EncodedList:
         """The prompt for one list: H items, oldest first, and K candidates, as tokens from `item`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from extract.embed import token_batches
+from rerank.lists import RankingList
 from rerank.prompts import LAYOUTS, EncodedList, PromptEncoder
 from rerank.settings import LoraConfig, RerankConfig
 
@@ -35,6 +38,34 @@ class ListwiseScorer:
         first: Tensor = next(self.model.parameters())
         return first.device
 
+    def words(self, text: str) -> list[int]:
+        """Tokens of one item's text."""
+        return self.encoder.item(text)
+
+    def prompt(self, entry: RankingList, words: Mapping[str, list[int]], answer: int = 0) -> EncodedList:
+        """The prompt of one list, with an answer of the `answer` best candidates to learn from.
+
+        Args:
+            words: item id to the tokens of its text.
+        """
+        shown = self.encoder.encode([words[i] for i in entry.history], [words[i] for i in entry.candidates])
+        return replace(shown, answer=self.encoder.answer(entry.best_first()[:answer])) if answer else shown
+
+    def learn(self, prompts: Sequence[EncodedList]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [B, K] and mask [B, K] at the answers' first place, and the answers' language-model loss."""
+        states, _ = self.hidden([[*prompt.tokens, *prompt.answer] for prompt in prompts])
+        spans = [states[row, len(p.tokens) - 1 : len(p) - 1] for row, p in enumerate(prompts)]
+        first = torch.stack([span[0] for span in spans])
+        scores, mask = self.identifier_scores(first, [prompt.candidates for prompt in prompts])
+        return scores, mask, self._language_loss(spans, [prompt.answer for prompt in prompts])
+
+    def _language_loss(self, spans: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
+        """Cross-entropy of the answers' tokens, mean over each, then over answers; projects these only."""
+        logits = torch.cat(list(spans)).float() @ self.output_rows().float().T
+        targets = torch.tensor([token for answer in answers for token in answer], device=logits.device)
+        weight = torch.cat([torch.full((len(a),), 1 / (len(a) * len(answers))) for a in answers])
+        return (cross_entropy(logits, targets, reduction="none") * weight.to(logits.device)).sum()
+
     def hidden(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Last hidden states of right-padded `rows`: [B, L, D], and the true lengths [B]."""
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
@@ -42,12 +73,12 @@ class ListwiseScorer:
         for place, row in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row, device=self.device)
         mask = torch.arange(ids.shape[1], device=self.device)[None, :] < lengths[:, None]
-        decoder = _causal_model(self.model).get_decoder()
+        decoder = causal_model(self.model).get_decoder()
         return decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state, lengths
 
     def output_rows(self) -> Tensor:
         """The output embedding, [vocabulary, D]."""
-        rows: Tensor = _causal_model(self.model).get_output_embeddings().weight
+        rows: Tensor = causal_model(self.model).get_output_embeddings().weight
         return rows
 
     def identifier_scores(self, states: Tensor, candidates: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -73,11 +104,21 @@ class ListwiseScorer:
 
 
 def load_scorer(config: RerankConfig, *, max_candidates: int, adapter: Path | None = None) -> ListwiseScorer:
-    """Loads the model from a folder or the local cache, and one of our adapters if given.
-
-    Safetensors only, no remote code, no network.
-    """
+    """Loads the model from a folder or the local cache, and one of our adapters if given."""
     from peft import PeftModel
+
+    tokenizer, model = load_model(config)
+    if adapter is not None:
+        with _quiet_peft():
+            model = PeftModel.from_pretrained(model, adapter)
+    encoder = PromptEncoder(
+        tokenizer, LAYOUTS[config.prompt], max_candidates=max_candidates, item_tokens=config.item_tokens
+    )
+    return ListwiseScorer(model.eval(), encoder)
+
+
+def load_model(config: RerankConfig) -> tuple[Any, Any]:
+    """Tokenizer and causal model from a folder or the local cache; safetensors, no remote code or network."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"revision": config.revision, "local_files_only": True}
@@ -89,27 +130,26 @@ def load_scorer(config: RerankConfig, *, max_candidates: int, adapter: Path | No
         trust_remote_code=False,
         **where,
     )
-    if adapter is not None:
-        with _quiet_peft():
-            model = PeftModel.from_pretrained(model, adapter)
-    encoder = PromptEncoder(
-        tokenizer, LAYOUTS[config.prompt], max_candidates=max_candidates, item_tokens=config.item_tokens
-    )
-    return ListwiseScorer(model.eval(), encoder)
+    return tokenizer, model
 
 
 def with_lora(scorer: ListwiseScorer, config: LoraConfig, *, seed: int) -> ListwiseScorer:
     """The scorer with a fresh adapter on every linear layer of its decoder; only the adapter is trainable."""
+    torch.manual_seed(seed)
+    return ListwiseScorer(adapted(scorer.model, config), scorer.encoder)
+
+
+def adapted(model: Any, config: LoraConfig) -> Any:
+    """The causal model with a fresh adapter, drawn from torch's global generator."""
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
-    torch.manual_seed(seed)
     peft_config = PeftLoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear",
         task_type="CAUSAL_LM",
     )  # fmt: skip
     with _quiet_peft():
-        return ListwiseScorer(get_peft_model(scorer.model, peft_config), scorer.encoder)
+        return get_peft_model(model, peft_config)
 
 
 @contextmanager
@@ -120,7 +160,7 @@ def _quiet_peft() -> Iterator[None]:
         yield
 
 
-def _causal_model(model: Any) -> Any:
+def causal_model(model: Any) -> Any:
     """The causal model inside a peft wrapper or a data-parallel one."""
     inner = getattr(model, "module", model)
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

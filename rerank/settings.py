@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Loss = Literal["ranknet", "listnet"]
+Loss = Literal["ranknet", "listnet", "listmle", "lambdarank", "approx_ndcg", "policy_gradient"]
 
 
 class LoraConfig(BaseModel):
@@ -36,7 +36,7 @@ class FineTuneConfig(BaseModel):
     validation_lists: int = Field(default=500, ge=1)
     """Validation lists scored for early stopping and for the fusion weights."""
     loss: Loss = "ranknet"
-    """Ranking loss on the identifier scores: weighted RankNet (FIRST) or ListNet."""
+    """Ranking loss on the scores, by `rerank.losses.LOSSES`; `ranknet` is FIRST's weighted RankNet."""
     rank_weight: float = Field(default=10.0, ge=0)
     """Weight of the ranking loss beside the language-model loss (FIRST: 10 for weighted RankNet)."""
     answer_length: int = Field(default=3, ge=1)
@@ -53,8 +53,46 @@ class FineTuneConfig(BaseModel):
     """Share of the steps the learning rate rises."""
     patience: int = Field(default=2, ge=1)
     """Evaluations without a better validation NDCG@10 before it stops; there are two an epoch."""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """Decay per step of the running mean of the weights that is validated and kept; 0: the last weights."""
     lora: LoraConfig = LoraConfig()
     """The adapter."""
+
+
+class TokenConfig(BaseModel):
+    """Items as soft tokens, and the decoder made fresh where no model is named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: tuple[str, ...] = ()
+    """Modalities whose vectors a soft token is made from; names from ``features``."""
+    choices: int = Field(default=64, ge=0)
+    """Width of the vectors made from choices (truncated SVD), beside the features; 0: none."""
+    width: int = Field(default=64, ge=1)
+    """Width of the fresh decoder."""
+    feed_forward: int = Field(default=128, ge=1)
+    """Width of its feed-forward layers."""
+    layers: int = Field(default=2, ge=1)
+    """Its layers."""
+    heads: int = Field(default=4, ge=1)
+    """Its attention heads; must divide `width`."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on soft tokens and on the states scores are read from."""
+
+
+class LambdaMartConfig(BaseModel):
+    """LambdaMART beside the reranker: the same lists, the same numbers, tuned on the validation lists."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    leaves: tuple[int, ...] = (15, 31, 63)
+    """Leaves per tree; each is tried, the best validation NDCG@20 is kept."""
+    min_leaf: tuple[int, ...] = (50, 200)
+    """Candidates per leaf at least; each is tried."""
+    learning_rate: float = Field(default=0.1, gt=0)
+    """Shrinkage of each tree."""
+    trees: int = Field(default=500, ge=1)
+    """Trees at most; it stops after 30 without a better validation NDCG@20."""
 
 
 class RerankConfig(BaseModel):
@@ -62,10 +100,12 @@ class RerankConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str
-    """Folder or hub name of a causal language model."""
+    model: str | None = None
+    """Folder or hub name of a causal language model; null, for form ``token`` only: a fresh small decoder."""
     revision: str | None = None
     """Commit of the hub model."""
+    form: Literal["text", "token", "hybrid"] = "text"
+    """How an item is shown: its words; one soft token made of vectors, scores and ranks; or both."""
     prompt: str = "recommend"
     """Name of the prompt layout, see `rerank.prompts.LAYOUTS`."""
     item: str = "{title}"
@@ -76,5 +116,9 @@ class RerankConfig(BaseModel):
     """An item's text is cut to this many tokens."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
+    token: TokenConfig = TokenConfig()
+    """Soft tokens, for the forms ``token`` and ``hybrid``."""
+    lambdamart: LambdaMartConfig | None = None
+    """LambdaMART as one more list to compare with; null: none. Needs the extra ``lambdamart``."""
     finetune: FineTuneConfig = FineTuneConfig()
     """Training."""

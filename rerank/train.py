@@ -18,15 +18,13 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from extract.embed import token_batches
 from extract.errors import InvalidData, TrainingDiverged
 from recsys.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rerank.inference import ItemTokens, score_lists
+from rerank.inference import ItemWords, Scorer, score_lists
 from rerank.lists import RankingList, reshuffled
 from rerank.losses import LOSSES
-from rerank.scorer import ListwiseScorer
 from rerank.settings import FineTuneConfig
 
 CHECKPOINT_STEPS = 25
@@ -52,7 +50,7 @@ class FineTuneHistory:
 
 
 def fine_tune(
-    scorer: ListwiseScorer, lists: Sequence[RankingList], valid: Sequence[RankingList],
+    scorer: Scorer, lists: Sequence[RankingList], valid: Sequence[RankingList],
     texts: Mapping[str, str], config: FineTuneConfig, *, seed: int, checkpoints: Path | None = None,
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
 ) -> FineTuneHistory:  # fmt: skip
@@ -79,12 +77,12 @@ def fine_tune(
     total = config.epochs * per_epoch
     # Halfway through each epoch and at its end.
     evaluate_at = {e * per_epoch + part for e in range(config.epochs) for part in (per_epoch // 2, per_epoch)}
-    tokens = ItemTokens(scorer, texts)
+    words = ItemWords(scorer, texts)
 
-    history, best, first = FineTuneHistory(), _copy(weights), 0
+    history, best, mean, first = FineTuneHistory(), _copy(weights), _copy(weights), 0
     torch.manual_seed(seed)
     if checkpoints is not None and (found := load_checkpoint(checkpoints)) is not None:
-        first, best, history = _resume(found, weights, optimizer)
+        first, best, mean, history = _resume(found, weights, optimizer)
     elif valid:
         history.evaluations.append({"step": 0, "ndcg@10": _validate(scorer, valid, texts, config)})
     for step in range(first, total):
@@ -98,7 +96,7 @@ def fine_tune(
             group["lr"] = config.learning_rate * _schedule(step, total, config.warmup)
         optimizer.zero_grad()
         scorer.model.train()
-        losses = _accumulate(scorer, batch, tokens, config, accelerator)
+        losses = _accumulate(scorer, batch, words, config, accelerator)
         norm = _reduced_norm(weights, accelerator)
         if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
             raise TrainingDiverged(
@@ -108,50 +106,36 @@ def fine_tune(
                 next_step="lower rerank.finetune.learning_rate",
             )  # fmt: skip
         optimizer.step()
+        _average(mean, weights, config.average, step)
         history.steps.append({"step": step + 1, **losses})
         if step + 1 in evaluate_at and valid:
-            history.evaluations.append({"step": step + 1, "ndcg@10": _validate(scorer, valid, texts, config)})
+            value = _validate_mean(scorer, valid, texts, config, weights, mean)
+            history.evaluations.append({"step": step + 1, "ndcg@10": value})
             if history.since_best == 0:
-                best = _copy(weights)
+                best = {name: tensor.clone() for name, tensor in mean.items()}
         if checkpoints is not None and ((step + 1) % CHECKPOINT_STEPS == 0 or step + 1 in evaluate_at):
-            _save(checkpoints, step + 1, weights, best, optimizer, history)
+            _save(checkpoints, step + 1, weights, best, mean, optimizer, history)
         if progress is not None:
             progress(step + 1, total, losses)
-    if valid:
-        with torch.no_grad():
-            for name, parameter in weights.items():
-                parameter.copy_(best[name])
+    _put(weights, best if valid else mean)
     scorer.model.eval()
     return history
 
 
 def _accumulate(
-    scorer: ListwiseScorer, batch: Sequence[RankingList], tokens: ItemTokens, config: FineTuneConfig,
+    scorer: Scorer, batch: Sequence[RankingList], words: ItemWords, config: FineTuneConfig,
     accelerator: Accelerator,
 ) -> dict[str, float]:  # fmt: skip
     """Adds the gradient of the batch's mean loss; each process takes every n-th forward pass."""
-    examples = [
-        (tokens.encode(entry), scorer.encoder.answer(_teacher(entry)[: config.answer_length]))
-        for entry in batch
-    ]
-    lengths = [len(prompt.tokens) + len(answer) for prompt, answer in examples]
+    examples = [scorer.prompt(entry, words, config.answer_length) for entry in batch]
     sums = torch.zeros(3)
-    passes = list(token_batches(lengths, config.token_budget))
+    passes = list(token_batches([len(example) for example in examples], config.token_budget))
     for part in passes[accelerator.process_index :: accelerator.num_processes]:
-        prompts, answers = [examples[i][0] for i in part], [examples[i][1] for i in part]
-        states, _ = scorer.hidden([p.tokens + a for p, a in zip(prompts, answers, strict=True)])
-        spans = [
-            states[row, len(p.tokens) - 1 : len(p.tokens) + len(a) - 1]
-            for row, (p, a) in enumerate(zip(prompts, answers, strict=True))
-        ]
-        scores, mask = scorer.identifier_scores(
-            torch.stack([span[0] for span in spans]), [p.candidates for p in prompts]
-        )
+        scores, mask, language_loss = scorer.learn([examples[i] for i in part])
         relevance = torch.zeros_like(scores)
         for row, i in enumerate(part):
             relevance[row, : len(batch[i].relevance)] = torch.from_numpy(batch[i].relevance).to(scores.device)
         rank_loss = LOSSES[config.loss](scores, relevance, mask)
-        language_loss = _language_loss(scorer, spans, answers)
         share = len(part) / len(batch)
         loss = share * (language_loss + config.rank_weight * rank_loss)
         accelerator.backward(loss)
@@ -160,29 +144,23 @@ def _accumulate(
     return dict(zip(("loss", "rank_loss", "language_loss"), whole, strict=True))
 
 
-def _language_loss(scorer: ListwiseScorer, spans: Sequence[Tensor], answers: Sequence[list[int]]) -> Tensor:
-    """Cross-entropy of the answers' tokens, mean over each answer, then over answers; projects these only."""
-    head = scorer.output_rows()
-    logits = torch.cat(list(spans)).float() @ head.float().T
-    targets = torch.tensor([token for answer in answers for token in answer], device=logits.device)
-    weight = torch.cat([torch.full((len(a),), 1 / (len(a) * len(answers))) for a in answers]).to(
-        logits.device
-    )
-    return (cross_entropy(logits, targets, reduction="none") * weight).sum()
-
-
-def _teacher(entry: RankingList) -> list[int]:
-    """Shown places in the order to learn: truths first, then the incoming order."""
-    return sorted(
-        range(len(entry.candidates)), key=lambda place: (-entry.relevance[place], entry.places[place])
-    )
-
-
 def _validate(
-    scorer: ListwiseScorer, valid: Sequence[RankingList], texts: Mapping[str, str], config: FineTuneConfig
+    scorer: Scorer, valid: Sequence[RankingList], texts: Mapping[str, str], config: FineTuneConfig
 ) -> float:
     scores = score_lists(scorer, valid, texts, token_budget=config.token_budget)
     return float(np.mean([ndcg_of(s, _arrived(entry), 10) for s, entry in zip(scores, valid, strict=True)]))
+
+
+def _validate_mean(
+    scorer: Scorer, valid: Sequence[RankingList], texts: Mapping[str, str], config: FineTuneConfig,
+    weights: Mapping[str, Tensor], mean: Mapping[str, Tensor],
+) -> float:  # fmt: skip
+    """Validation with the running mean in place of the weights, which come back afterwards."""
+    last = _copy(weights)
+    _put(weights, mean)
+    value = _validate(scorer, valid, texts, config)
+    _put(weights, last)
+    return value
 
 
 def ndcg_of(scores: NDArray[np.float32], relevance: NDArray[np.float32], k: int) -> float:
@@ -218,10 +196,11 @@ def _reduced_norm(weights: Mapping[str, Tensor], accelerator: Accelerator) -> fl
 
 def _save(
     folder: Path, step: int, weights: Mapping[str, Tensor], best: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer, history: FineTuneHistory,
+    mean: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, history: FineTuneHistory,
 ) -> None:  # fmt: skip
     tensors = {f"weight/{name}": tensor.detach() for name, tensor in weights.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"mean/{name}": tensor for name, tensor in mean.items()}
     for number, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{key}": value for key, value in values.items()}
     tensors["random"] = torch.get_rng_state()
@@ -232,21 +211,36 @@ def _save(
 
 def _resume(
     found: Checkpoint, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-) -> tuple[int, dict[str, Tensor], FineTuneHistory]:
+) -> tuple[int, dict[str, Tensor], dict[str, Tensor], FineTuneHistory]:
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in found.tensors.items():
         if name.startswith("optimizer/"):
             _, number, key = name.split("/", 2)
             moments.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    with torch.no_grad():
-        for name, parameter in weights.items():
-            parameter.copy_(found.tensors[f"weight/{name}"])
-    best = {name: found.tensors[f"best/{name}"].to(parameter.device) for name, parameter in weights.items()}
+    _put(weights, {name: found.tensors[f"weight/{name}"] for name in weights})
+    best, mean = (
+        {name: found.tensors[f"{kind}/{name}"].to(p.device) for name, p in weights.items()}
+        for kind in ("best", "mean")
+    )
     torch.set_rng_state(found.tensors["random"])
     history = FineTuneHistory(list(found.meta["steps"]), list(found.meta["evaluations"]))
-    return int(found.meta["step"]), best, history
+    return int(found.meta["step"]), best, mean, history
 
 
 def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in weights.items()}
+
+
+@torch.no_grad()
+def _put(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, parameter in weights.items():
+        parameter.copy_(values[name])
+
+
+@torch.no_grad()
+def _average(mean: Mapping[str, Tensor], weights: Mapping[str, Tensor], decay: float, step: int) -> None:
+    """Moves the running mean on; early on it forgets faster, or the first weights would weigh for long."""
+    kept = min(decay, (step + 1) / (step + 10))
+    for name, parameter in weights.items():
+        mean[name].lerp_(parameter, 1 - kept) if kept else mean[name].copy_(parameter)

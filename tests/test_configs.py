@@ -26,7 +26,8 @@ def models_of(config: RunConfig) -> list[str]:
     """Every reference to a model's weights."""
     found = [feature.embed.model for feature in config.features.values()]
     found += [] if config.caption is None else [config.caption.model]
-    return found + ([] if config.rerank is None else [config.rerank.model])
+    named = None if config.rerank is None else config.rerank.model
+    return found if named is None else [*found, named]
 
 
 def test_the_three_configurations_are_there() -> None:

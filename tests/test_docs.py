@@ -15,6 +15,7 @@ from typer.main import get_command
 from catalograph import config as sections
 from catalograph.cli import app
 from catalograph.config_file import load_config
+from catalograph.feature_config import FeatureConfig
 from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
@@ -25,7 +26,7 @@ from recsys.interactions import InteractionColumns
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
 from rerank.prompts import LAYOUTS
-from rerank.settings import FineTuneConfig, LoraConfig, RerankConfig
+from rerank.settings import FineTuneConfig, LambdaMartConfig, LoraConfig, RerankConfig, TokenConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -40,7 +41,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`caption`": CaptionConfig,
     "`caption.endpoint`": EndpointConfig,
     "`caption.limits`": PictureLimits,
-    "`features.NAME`": sections.FeatureConfig,
+    "`features.NAME`": FeatureConfig,
     "`features.NAME.embed`": EmbedConfig,
     "`features.NAME.pictures`": PictureEmbedConfig,
     "`features.NAME.vectors`": VectorsConfig,
@@ -49,6 +50,8 @@ KEYS: dict[str, type[BaseModel]] = {
     "`retrievers.NAME.train`": TrainConfig,
     "`candidates`": sections.CandidatesConfig,
     "`rerank`": RerankConfig,
+    "`rerank.token`": TokenConfig,
+    "`rerank.lambdamart`": LambdaMartConfig,
     "`rerank.finetune`": FineTuneConfig,
     "`rerank.finetune.lora`": LoraConfig,
     "`evaluate`": sections.EvaluateConfig,

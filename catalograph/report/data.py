@@ -13,6 +13,8 @@ class Interval:
     mean: float
     low: float | None = None
     high: float | None = None
+    p: float | None = None
+    """P-value of a difference, corrected for the other comparisons of its table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class MetricTable:
     """Name of the row that differences are taken against."""
     note: str = ""
     """Number of users, split, how ties are broken."""
+    detail: bool = False
+    """For the report only: too long for a terminal."""
 
 
 @dataclass(frozen=True, slots=True)

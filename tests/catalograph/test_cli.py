@@ -35,7 +35,7 @@ FLAGS = {
     },
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
     "extract": STAGE_FLAGS
-    | {"--store", "--update", "--stage", "--shard", "--merge", "--retry-bad", "--rehash"},
+    | {"--store", "--update", "--stage", "--shard", "--merge", "--ray", "--retry-bad", "--rehash"},
     "estimate": STAGE_FLAGS | {"--seconds", "--price"},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},
@@ -53,6 +53,8 @@ FLAGS = {
         "--row-column",
         "--json",
     },
+    "compare": {"--run-dir", "--list", "--against", "--against-list", "--json"},
+    "newcomers": {"--run-dir", "--histories", "--out", "--json"},
     "probe": {
         "--run-dir",
         "--attribute",
@@ -148,8 +150,8 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
-        "demo run extract estimate prepare train recommend finetune rerank evaluate report export probe doctor "
-        "validate verify hash"
+        "demo run extract estimate prepare train recommend finetune rerank evaluate report export probe"
+        " compare newcomers doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 

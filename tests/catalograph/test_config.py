@@ -222,6 +222,16 @@ def test_settings_of_models_are_checked_with_the_rest(tmp_path: Path) -> None:
             "rerank={model: m, prompt: recomend}",
             "rerank.prompt (--set): unknown layout recomend; did you mean recommend?",
         ),
+        ("rerank={}", "rerank.model (--set): the form text reads words: name a language model"),
+        ("rerank={form: hybrid}", "rerank.model (--set): the form hybrid reads words: name a language model"),
+        (
+            "rerank={form: token, token: {features: [wods]}}",
+            "rerank.token.features.0 (--set): unknown feature wods; did you mean words?",
+        ),
+        (
+            "rerank={form: token, token: {width: 20, heads: 4}}",
+            "rerank.token.heads (--set): width 20 must be an even multiple of heads 4",
+        ),
         ("caption={engine: fake, prompt: prodct}", "caption.prompt (--set): unknown caption prompt `prodct`"),
         (
             "caption={engine: fake, keys: [genre]}",
@@ -244,8 +254,10 @@ def test_choices_that_other_packages_own_are_checked(tmp_path: Path, override: s
 def test_more_candidates_than_letters_are_refused_with_a_reranker_only(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, GOOD), ["candidates.k=53"]).candidates.k == 53
     assert problems_of(tmp_path, GOOD, "candidates.k=53", "rerank.model=m") == [
-        "candidates.k (--set): a reranker takes at most 52 candidates, one letter each, got 53"
+        "candidates.k (--set): a reranker of texts takes at most 52 candidates, one letter each, got 53"
     ]
+    loaded = load_config(write(tmp_path, GOOD), ["candidates.k=100", "rerank={form: token}"])
+    assert loaded.candidates.k == 100
     assert load_config(write(tmp_path, GOOD), ["candidates.k=52", "rerank.model=m"]).candidates.k == 52
 
 

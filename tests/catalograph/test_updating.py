@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -274,6 +275,8 @@ def test_a_store_is_one_process_or_its_parts_each_once(shop: Shop, capsys: Any) 
         (["--update"], "--store"),
         (["--shard", "1/2"], "--update"),
         (["--merge", "x"], "--update"),
+        (["--ray", "2"], "--update"),
+        (["--update", "--store", "s", "--shard", "1/2", "--ray", "2"], "leave --shard out"),
         (["--update", "--store", "s", "--shard", "0/2"], "1 <= I <= N"),
         (["--update", "--store", "s", "--shard", "half"], "1 <= I <= N"),
         (["--stage", "train"], "caption, embed"),
@@ -284,3 +287,31 @@ def test_flags_that_make_no_sense_are_usage_errors(
 ) -> None:
     assert shop.extract(*arguments, store=None)[0] == 2
     assert what in capsys.readouterr().err
+
+
+def test_without_ray_the_command_that_installs_it_is_named(
+    shop: Shop, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert shop.extract("--update", "--ray", "2")[0] == 3
+    assert 'pip install "catalograph[ray]"' in capsys.readouterr().err
+
+
+def test_two_ray_workers_give_the_bytes_of_one_process(shop: Shop) -> None:
+    # In a process of its own: Ray warns a lot, and here warnings are errors.
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is an extra and not installed")
+    shop.extract("--update", store="whole")
+    command = [sys.executable, "-m", "catalograph", "extract", "-c", str(shop.root / "shop.yaml")]
+    command += ["--update", "--ray", "2", "--store", str(shop.root / "on-ray"), "--json"]
+    packages = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": packages})
+    assert done.returncode == 0, done.stderr
+    stages = json.loads(done.stdout)["stages"]
+    assert [(row["in"], row["ok"], row["shards_computed"]) for row in stages.values()] == [(40, 40, 8)] * 3
+    assert shop.files("on-ray") == shop.files("whole")
+    (shop.root / "pictures" / "item-3.png").write_bytes(b"junk")
+    command += ["--set", "max_bad=0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": packages})
+    assert done.returncode == 8, done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "D110"

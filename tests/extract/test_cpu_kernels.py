@@ -71,7 +71,7 @@ def test_in_bfloat16_the_states_are_no_farther_from_float32_than_before():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("masked", ["bool", "added", ""])
 @pytest.mark.parametrize("scores", [1, 200, 2**18])
 def test_short_attention_is_attention_whatever_the_part_size(masked, scores, monkeypatch):
     monkeypatch.setattr(cpu_kernels, "SCORES", scores)
@@ -80,7 +80,8 @@ def test_short_attention_is_attention_whatever_the_part_size(masked, scores, mon
     mask = (torch.arange(7) < torch.tensor([[7], [1], [3], [7], [5]]))[:, None, None] if masked else None
     module = torch.nn.Module()
     module.is_causal = False
-    found, _ = short_attention(module, query, key, value, mask, scaling=0.5)
+    given = cpu_kernels._additive(mask) if masked == "added" else mask
+    found, _ = short_attention(module, query, key, value, given, scaling=0.5)
     assert found.shape == (5, 7, 2, 4)
     assert (found.float() - plain_attention(query, key, value, mask, 0.5)).abs().max() < 0.03
 
@@ -94,11 +95,11 @@ def test_a_row_that_sees_nothing_is_finite():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("case", ["float32", "causal", "groups", "bias"])
+@pytest.mark.parametrize("case", ["float32", "causal", "groups", "bias", "added"])
 def test_all_else_is_left_to_transformers(case, monkeypatch):
     called = []
     monkeypatch.setattr(
-        cpu_kernels, "sdpa_attention_forward", lambda *a, **k: called.append(k) or (None, None)
+        cpu_kernels, "sdpa_attention_forward", lambda *a, **k: called.append(a) or (None, None)
     )
     query, key, value = torch.randn(3, 1, 2, 3, 4).bfloat16().unbind(0)
     module = torch.nn.Module()
@@ -106,10 +107,16 @@ def test_all_else_is_left_to_transformers(case, monkeypatch):
     options = {"position_bias": torch.zeros(1, 2, 3, 3)} if case == "bias" else {}
     if case == "float32":
         query, key, value = query.float(), key.float(), value.float()
-    if case == "groups":
+    mask = None
+    if case in ("groups", "added"):
         key, value = key[:, :1], value[:, :1]
-    short_attention(module, query, key, value, None, **options)
+    if case == "added":
+        # What torch's function takes must be of the query's type, and the lowest value must stay finite.
+        mask = torch.full((1, 1, 3, 3), torch.finfo(torch.bfloat16).min)
+    short_attention(module, query, key, value, mask, **options)
     assert len(called) == 1
+    if case == "added":
+        assert called[0][4].dtype == torch.bfloat16 and torch.isfinite(called[0][4]).all()
 
 
 @needs_avx512

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from extract import FeatureTable, InvalidData, UnsafeInput, VectorsConfig, import_vectors, vectors
@@ -190,12 +191,14 @@ def test_row_numbers_must_be_whole_and_complete(numbers, tmp_path):
 
 
 def test_a_file_of_rows_alone_needs_its_ids(tmp_path):
-    np.save(tmp_path / "v.npy", ROWS)
     save_file({"x": ROWS}, tmp_path / "v.safetensors")
-    for name in ("v.npy", "v.safetensors"):
-        with pytest.raises(UnsafeInput, match="do not say which item") as caught:
-            import_vectors(IDS, VectorsConfig(path=name), tmp_path)
-        assert caught.value.code == "U406"
+    with pytest.raises(UnsafeInput, match="do not say which item") as caught:
+        import_vectors(IDS, VectorsConfig(path="v.safetensors"), tmp_path)
+    assert caught.value.code == "U406"
+    with pytest.raises(ValidationError, match="does not say which item"):
+        VectorsConfig(path="v.npy")
+    with pytest.raises(ValidationError, match="row_column"):
+        VectorsConfig(path="v.parquet", row_column="itemID")
 
 
 def test_unknown_kinds_unnamed_tensors_and_uneven_lists_are_refused(tmp_path):

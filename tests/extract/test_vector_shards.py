@@ -16,6 +16,7 @@ from extract import (
     embed_items,
     embed_store,
     embedded_table,
+    quarantine_of,
     save_embedded,
 )
 
@@ -101,6 +102,20 @@ def test_a_shard_of_other_inputs_or_damaged_is_not_taken_over(tmp_path):
     again = {i for i in IDS if bucket_of(i, BUCKETS) in {bucket, damaged.shard}}
     assert sorted(engine.texts) == sorted(TEXTS[i] for i in again)
     assert files(merged) == files(filled(tmp_path / "whole", TEXTS))
+
+
+def test_a_shard_with_bad_items_is_not_taken_over_when_they_are_to_be_tried_again(tmp_path):
+    class Moody(FakeEngine):
+        def embed(self, texts):
+            if TEXTS["item-3"] in texts:
+                raise RuntimeError("not today")
+            return super().embed(texts)
+
+    part = filled(tmp_path / "part", TEXTS, Moody())
+    assert quarantine_of(filled(tmp_path / "as-is", TEXTS, sources=[part]))[0].item_id == "item-3"
+    tried = filled(tmp_path / "tried", TEXTS, sources=[part], retry_bad=True)
+    assert quarantine_of(tried) == []
+    assert files(tried) == files(filled(tmp_path / "whole", TEXTS))
 
 
 def test_the_streamed_file_is_the_bytes_of_the_whole_table(tmp_path):

@@ -28,6 +28,26 @@ def _checkerboard(share: float) -> Interactions:
 
 
 @pytest.fixture(scope="session")
+def ring() -> Interactions:
+    """Four users and four items in a ring, user k chose items k and k + 1: degrees are 2, edges weigh 1/2."""
+    return interactions_from(
+        [f"u{n // 2}" for n in range(8)],
+        [f"i{(n + 1) // 2 % 4}" for n in range(8)],
+        [f"i{n}" for n in range(4)],
+    )
+
+
+@pytest.fixture(scope="session")
+def pairs() -> dict[str, FeatureTable]:
+    """Pictures that pair the ring's items 0 with 1 and 2 with 3, texts that pair 0 with 3 and 1 with 2."""
+    ids = tuple(f"i{n}" for n in range(4))
+    return {
+        "picture": FeatureTable(ids, np.float32([[1, 0], [2, 0], [0, 1], [0, 3]])),
+        "text": FeatureTable(ids, np.float32([[1, 1, 0], [0, 0, 1], [0, 0, 2], [2, 2, 0]])),
+    }
+
+
+@pytest.fixture(scope="session")
 def checkerboard() -> Interactions:
     """24 users who chose some of the items of their own parity; items 18 and 19 were never chosen."""
     return _checkerboard(0.6)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from extract.errors import ConfigError, InvalidData
 from recsys import Candidates, interactions_from, retrieve
+from recsys.candidates import block_within, concatenated
 
 
 class Table:
@@ -154,3 +155,15 @@ def test_head_and_take_cut_every_array() -> None:
     cut = lists().head(2).take(np.array([1]))
     assert cut.items.tolist() == [["b", "c"]]
     assert cut.scores["second"].tolist() == [[1, 2]]
+
+
+def test_a_block_fits_the_memory_and_holds_at_least_one_user() -> None:
+    # Two models: 56 bytes per item.
+    assert block_within(56e6, 100_000, 2) == 10
+    assert block_within(1.0, 100_000, 2) == 1
+    assert block_within(2.0**40, 100_000, 2) == 256
+
+
+def test_lists_put_together_are_the_lists_apart() -> None:
+    whole = lists()
+    assert same(concatenated([whole.take(np.array([0])), whole.take(np.array([1]))]), whole)

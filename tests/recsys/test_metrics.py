@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ir_measures import RR, R, Success, nDCG
+from ir_measures import AP, RR, P, R, Success, nDCG
 
 from extract.errors import InvalidData
-from recsys import Candidates, evaluate, evaluate_conditional, interactions_from
+from recsys import Candidates, evaluate, evaluate_conditional, interactions_from, judge
 
 
 def listed(lists: dict[str, list[str]], k: int) -> Candidates:
@@ -33,6 +33,36 @@ def test_every_metric_of_one_list_worked_by_hand() -> None:
     assert got["mrr@4"] == 0.5 and got["hit@4"] == 1
     assert got["ndcg@2"] == pytest.approx((1 / math.log2(3)) / (1 + 1 / math.log2(3)))
     assert got["ndcg@4"] == pytest.approx((1 / math.log2(3) + 1 / math.log2(5)) / perfect)
+
+
+def test_precision_and_both_maps_worked_by_hand() -> None:
+    truth = interactions_from("uuu", "bdx", "abcdx")
+    got = evaluate(listed({"u": ["a", "b", "c", "d"]}, 4), truth, [2, 4, 9]).mean()
+    assert (got["precision@2"], got["precision@4"], got["precision@9"]) == (1 / 2, 2 / 4, 2 / 9)
+    # Hits at places 2 and 4 of 3 truths: precisions 1/2 and 2/4.
+    assert got["map@2"] == pytest.approx((1 / 2) / 3)
+    assert got["map@4"] == pytest.approx((1 / 2 + 2 / 4) / 3)
+    assert got["map_mmrec@2"] == pytest.approx((1 / 2) / 2)
+    assert got["map_mmrec@4"] == pytest.approx((1 / 2 + 2 / 4) / 3)
+
+
+def test_the_best_possible_order_puts_the_truths_of_the_list_first() -> None:
+    judged = judge(listed({"u": ["a", "b", "c", "d"]}, 4), interactions_from("uuu", "bdx", "abcdx"))
+    got = judged.oracle([1, 4]).mean()
+    assert got["recall@1"] == pytest.approx(1 / 3) and got["recall@4"] == pytest.approx(2 / 3)
+    assert got["mrr@1"] == 1 and got["map@4"] == pytest.approx(2 / 3)
+    assert got["ndcg@4"] == pytest.approx((1 + 1 / math.log2(3)) / (1 + 1 / math.log2(3) + 1 / math.log2(4)))
+
+
+def test_among_some_items_only_their_truths_count_and_places_stay() -> None:
+    truth = interactions_from("uuv", "abb", "abc")
+    judged = judge(listed({"u": ["c", "a", "b"], "v": ["b", "c"]}, 3), truth)
+    only_b = judged.among(None, np.array([False, True, False])).metrics([3])
+    assert only_b.per_user["mrr@3"] == pytest.approx([1 / 3, 1])
+    only_a = judged.among(None, np.array([True, False, False]))
+    assert only_a.user_ids.tolist() == ["u"] and only_a.metrics([3]).per_user["mrr@3"].tolist() == [0.5]
+    second = judged.among(np.array([False, True]), None)
+    assert second.user_ids.tolist() == ["v"] and second.n_truth.tolist() == [1]
 
 
 def test_users_without_truth_are_left_out_and_ids_match_across_files() -> None:
@@ -73,11 +103,11 @@ def test_metrics_agree_with_ir_measures(data: st.DataObject, k: int) -> None:
     ours = evaluate(listed(lists, 8), interactions_from(*zip(*rows, strict=True), items), [k])
     qrels = [ir_measures.Qrel(u, i, 1) for u, i in rows]
     run = [ir_measures.ScoredDoc(u, i, float(-n)) for u, row in lists.items() for n, i in enumerate(row)]
-    theirs = {
-        (str(m.measure), m.query_id): m.value
-        for m in ir_measures.iter_calc([nDCG @ k, R @ k, RR @ k, Success @ k], qrels, run)
-    }
     names = {"ndcg": nDCG @ k, "recall": R @ k, "mrr": RR @ k, "hit": Success @ k}
+    names |= {"precision": P @ k, "map": AP @ k}
+    theirs = {
+        (str(m.measure), m.query_id): m.value for m in ir_measures.iter_calc(list(names.values()), qrels, run)
+    }
     for name, measure in names.items():
         for user, value in zip(ours.user_ids, ours.per_user[f"{name}@{k}"], strict=True):
             assert value == pytest.approx(theirs[str(measure), str(user)], abs=1e-6)

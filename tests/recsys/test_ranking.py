@@ -1,13 +1,24 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from extract.errors import InvalidData
-from recsys.ranking import NO_ITEM, best_columns, exact_ranks, id_places, top_k
+from recsys import ranking
+from recsys.ranking import (
+    NO_ITEM,
+    best_columns,
+    exact_ranks,
+    id_places,
+    scores_of,
+    sort_keys,
+    top_k,
+    top_k_factors,
+)
 
 
 class Table:
@@ -89,3 +100,72 @@ def test_scores_of_another_catalogue_are_refused() -> None:
             1,
             places=id_places("abc"),
         )
+
+
+class Inner:
+    def __init__(self, users: NDArray[np.float32], items: NDArray[np.float32]) -> None:
+        self.users, self.items = users, items
+
+    def embeddings(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.users, self.items
+
+    def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        raise AssertionError("inner products are ranked without the whole matrix")
+
+
+# Small whole numbers: products are exact in any order of summation, and ties are many.
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    levels=st.sampled_from([0, 1, 3, 1000]),
+    k=st.integers(1, 40),
+    tile=st.tuples(st.integers(1, 9), st.integers(1, 40)),
+)
+def test_tiles_give_the_order_of_the_whole_matrix(
+    seed: int, levels: int, k: int, tile: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    n_users, n_items = rng.integers(1, 20), rng.integers(1, 60)
+    users, items = (rng.integers(-levels, levels + 1, (n, 3)).astype(np.float32) for n in (n_users, n_items))
+    seen = sparse.csr_array((rng.random((n_users, n_items)) < 0.3).astype(np.float32))
+    places = rng.permutation(n_items)
+    rows = rng.permutation(n_users).astype(np.int32)
+    expected = top_k(Table(users @ items.T), rows, seen, k, places=places)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "USERS", tile[0])
+        patch.setattr(ranking, "ITEMS", tile[1])
+        got = top_k(Inner(users, items), rows, seen, k, places=places)
+    assert np.array_equal(got[0], expected[0])
+    assert np.array_equal(got[1], expected[1], equal_nan=True)
+
+
+def test_many_users_and_items_in_several_threads_give_the_same_lists() -> None:
+    rng = np.random.default_rng(1)
+    users, items = (rng.integers(-9, 10, (n, 4)).astype(np.float32) for n in (600, 9000))
+    places = rng.permutation(9000)
+    with threadpool_limits(2, "blas"):
+        got, values = top_k_factors(users, items, None, 20, places=places)
+    scores = users @ items.T
+    expected = np.lexsort((np.broadcast_to(places, scores.shape), -scores), axis=1)[:, :20]
+    assert np.array_equal(got, expected)
+    assert np.array_equal(values, np.take_along_axis(scores, expected, axis=1))
+
+
+def test_vectors_that_are_not_finite_are_refused() -> None:
+    vectors = np.array([[1.0], [np.inf]], dtype=np.float32)
+    with pytest.raises(InvalidData, match="finite"):
+        top_k_factors(vectors, vectors, None, 1, places=np.arange(2))
+
+
+@given(scores=hnp.arrays(np.float32, 7, elements=st.floats(allow_nan=False, width=32)))
+def test_a_key_holds_its_score(scores: NDArray[np.float32]) -> None:
+    assert np.array_equal(scores_of(sort_keys(scores, np.arange(7))), scores)
+
+
+@given(seed=st.integers(0, 99), levels=st.sampled_from([2, 50, 100_000]), k=st.integers(1, 9))
+def test_groups_of_columns_lose_none_of_the_best(seed: int, levels: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, levels, (3, 400)).astype(np.float32)
+    places = rng.permutation(400)
+    expected = np.lexsort((np.broadcast_to(places, scores.shape), -scores), axis=1)[:, :k]
+    assert np.array_equal(best_columns(scores, k, places), expected)

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 
 from extract.errors import InvalidData
-from recsys import Metrics, bootstrap_difference, bootstrap_mean, compare, permutation_test
+from recsys import (
+    Metrics,
+    bootstrap_difference,
+    bootstrap_mean,
+    bootstrap_means,
+    bootstrap_seeds,
+    compare,
+    holm,
+    permutation_test,
+    permutation_tests,
+)
 
 RNG = np.random.default_rng(0)
 BASE = RNG.normal(size=400)
@@ -67,3 +77,43 @@ def test_a_comparison_says_who_is_better_by_how_much() -> None:
     assert got.difference.estimate == pytest.approx(-1)
     assert got.mean_a - got.mean_b == pytest.approx(1)
     assert got.p_value < 0.01 and got.n_users == 400
+
+
+def test_columns_share_their_resamples_and_equal_the_single_ones() -> None:
+    table = np.stack([BASE, BASE + 1, np.zeros(400)], axis=1)
+    got = bootstrap_means(table, samples=200, seed=2)
+    alone = bootstrap_mean(BASE, samples=200, seed=2)
+    assert (got[0].low, got[0].high) == pytest.approx((alone.low, alone.high))
+    assert (got[1].low - 1, got[1].high - 1) == pytest.approx((alone.low, alone.high))
+    assert (got[2].low, got[2].high) == (0, 0)
+    p = permutation_tests(table, samples=99, seed=2)
+    assert p[0] == permutation_test(np.zeros(400), BASE, samples=99, seed=2)
+    assert p.tolist()[1:] == [0.01, 1.0]
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not() -> None:
+    equal = bootstrap_seeds(np.tile(BASE, (3, 1)), samples=2000)
+    alone = bootstrap_mean(BASE, samples=2000)
+    assert equal.high - equal.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    # Seeds at -1, 0, 1 and users all alike: the mean of three drawn seeds is within +-1.
+    apart = bootstrap_seeds(np.repeat([[-1.0], [0.0], [1.0]], 50, axis=1), samples=2000)
+    assert apart.estimate == 0 and apart.low == pytest.approx(-1) and apart.high == pytest.approx(1)
+
+
+def test_holm_worked_by_hand() -> None:
+    # Sorted .01 .02 .03 .9, times 4 3 2 1: .04 .06 .06 .9; each at least the one before, none above 1.
+    assert holm(np.array([0.03, 0.01, 0.9, 0.02])) == pytest.approx([0.06, 0.04, 0.9, 0.06])
+    assert holm(np.array([0.6, 0.7])).tolist() == [1.0, 1.0]
+    assert holm(np.array([0.2])).tolist() == [0.2]
+
+
+def test_a_difference_over_seeds_pairs_users_and_not_seeds() -> None:
+    # One seed against one: the paired bootstrap; the users' own spread, common to both, cancels.
+    better = BASE + 0.05
+    got = bootstrap_seeds(better[None], BASE[None])
+    assert (got.estimate, got.low, got.high) == pytest.approx((0.05, 0.05, 0.05))
+    # Seeds at +-1 on one side only: of two drawn, both are low in a quarter of the resamples.
+    spread = bootstrap_seeds(np.stack([BASE - 1, BASE + 1]), BASE[None])
+    assert spread.estimate == pytest.approx(0) and (spread.low, spread.high) == pytest.approx((-1, 1))
+    with pytest.raises(InvalidData):
+        bootstrap_seeds(BASE[None], BASE[None, :3])

@@ -104,15 +104,14 @@ def test_whatever_the_model_returns_the_result_is_a_permutation(seed, bad):
     lists = ranking_lists(arrived, {"a": (), "b": ()}, None, seed=seed)
 
     class Anything:
-        class encoder:
-            item = staticmethod(lambda text: [1])
+        def words(self, text):
+            return [1]
 
-            @staticmethod
-            def encode(history, shown):
-                return type("Encoded", (), {"tokens": [1], "candidates": len(shown)})
+        def prompt(self, entry, words):
+            return entry.candidates
 
-        def score(self, encoded, token_budget):
-            return [np.where(rng.random(e.candidates) < 0.5, bad, 1.0).astype(np.float32) for e in encoded]
+        def score(self, prompts, token_budget):
+            return [np.where(rng.random(len(p)) < 0.5, bad, 1.0).astype(np.float32) for p in prompts]
 
     ordered = reorder(Anything(), arrived, lists, TEXTS)
     assert sorted(ordered.items[0].tolist()) == ["i0", "i1", "i2", "i3"]

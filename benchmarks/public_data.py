@@ -1,0 +1,77 @@
+"""Readers of the public data that the benchmarks measure on; nothing to run."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from catalograph.extraction import model_folder
+from extract.embed import embed_texts
+from extract.engines import EmbedConfig, build_embedder
+from extract.features import FeatureTable
+from extract.items import CatalogColumns, read_catalog
+from extract.prompts import render_text
+from recsys import read_interactions
+from recsys.interactions import InteractionColumns, Interactions
+from recsys.split import Split, SplitConfig, split_interactions
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a table is measured on, and whether the chosen setting learns from validation too, before test."""
+
+    split: Split
+    features: Mapping[str, FeatureTable]
+    published: Mapping[str, tuple[float, float]]
+    refit: bool = False
+
+    @property
+    def known(self) -> Interactions:
+        """What the measured model has learned from, and what is masked at test."""
+        return self.split.train.concat(self.split.valid) if self.refit else self.split.train
+
+
+def films(folder: Path, cache: Path) -> Data:
+    """MovieLens-1M with CoLaKG's split."""
+    columns = InteractionColumns(user="user_id", item="item_id", label="colakg_split")
+    labels = SplitConfig(method="label", train_labels=("0",), test_labels=("1",), valid_share=0.1)
+    described = CatalogColumns(item_id="item_id", title="title", text=("plot",), attributes=("genres",))
+    items = read_catalog(folder / "items.csv", described)
+    interactions, _ = read_interactions(folder / "interactions.csv.gz", columns, items.ids)
+    with gzip.open(folder / "llm_item_text_colakg.jsonl.gz", "rt", encoding="utf-8") as lines:
+        told = {str(row["item_id"]): row["text"] for row in map(json.loads, lines)}
+    texts = {
+        "plot": [render_text("{title}. {attributes.genres}. {text}", item) for item in items],
+        "told": [told.get(item.item_id, "") for item in items],
+    }
+    features = {}
+    for name, of_items in texts.items():
+        path = cache / f"{name}.safetensors"
+        if not path.is_file():
+            embedder = build_embedder(EmbedConfig(model=model_folder(EmbedConfig().model)))
+            present = np.array([bool(text) for text in of_items])
+            FeatureTable(tuple(items.ids), embed_texts(of_items, embedder), present).save(path)
+        features[name] = FeatureTable.load(path)
+    return Data(split_interactions(interactions, labels), features, {"EASE": (0.2723, 0.4051)}, refit=True)
+
+
+def baby(folder: Path, cache: Path) -> Data:
+    """Amazon Baby with DiffMM's split and the figures of DiffMM's table that use no features."""
+    columns = InteractionColumns(user="userID", item="itemID", label="x_label_diffmm")
+    labels = SplitConfig(method="label", train_labels=("0",), valid_labels=("1",), test_labels=("2",))
+    items = read_catalog(folder / "items.csv", CatalogColumns(item_id="itemID", title="asin"))
+    interactions, _ = read_interactions(folder / "interactions.csv.gz", columns, items.ids)
+    published = {
+        "MF-BPR": (0.0440, 0.0200),
+        "NGCF": (0.0591, 0.0261),
+        "LightGCN": (0.0698, 0.0319),
+        "SGL": (0.0678, 0.0296),
+        "NCL": (0.0703, 0.0311),
+        "HCCF": (0.0705, 0.0308),
+    }
+    return Data(split_interactions(interactions, labels), {}, published)

@@ -1,0 +1,123 @@
+"""Updates a store with the workers of a Ray cluster, through Ray Data; optional extra `ray`.
+
+Each worker is one actor that keeps its model and works on parts of the buckets, as ``--shard I/N`` does:
+nothing but the number of a part and its counts travels, and the shards are those of one process.
+Every machine needs the catalogue, the pictures and the store under the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from catalograph.config import RunConfig
+from catalograph.progress import Progress
+from catalograph.updating import Steps, as_row, hold, steps_of, take_step
+from catalograph.workplace import Extraction, Workplace
+from extract import errors
+from extract.errors import CatalographError, MissingPrerequisite
+from extract.stage import StageResult
+
+PARTS_PER_WORKER = 4
+"""So that a worker that is done early takes over from a slower one."""
+
+_FIELDS = ("code", "what", "where", "why", "next_step")
+
+
+class PartWorker:
+    """An actor: one step of the extraction, on whichever parts it is given."""
+
+    def __init__(self, config: RunConfig, extraction: Extraction, step: str, parts: int) -> None:
+        self._config, self._extraction, self._step, self._parts = config, extraction, step, parts
+        self._work = Workplace(config, Progress(), extraction)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The counts of one part, or the error that ended it: errors of ours do not travel as exceptions."""
+        self._work.extraction = replace(self._extraction, part=(int(row["id"]), self._parts))
+        try:
+            return {"counts": asdict(take_step(self._work, self._step)), "error": None}
+        except CatalographError as error:
+            fields = {name: getattr(error, name) for name in _FIELDS}
+            return {"counts": None, "error": {"kind": type(error).__name__, **fields}}
+
+
+def update_with_ray(
+    config: RunConfig, extraction: Extraction, stages: Sequence[str], workers: int, progress: Progress
+) -> dict[str, Any]:
+    """As `catalograph.updating.update_store`, on a number of Ray workers.
+
+    The cluster is that of ``RAY_ADDRESS``; without it, one is started on this machine and stopped again.
+
+    Raises:
+        MissingPrerequisite: Ray is not installed.
+    """
+    rows: Steps = {}
+    if extraction.store is None:
+        raise ValueError("an update needs a store")
+    # A worker's working folder is its own.
+    store, merge = extraction.store.absolute(), tuple(folder.absolute() for folder in extraction.merge)
+    extraction = replace(extraction, store=store, merge=merge)
+    data = config.data.model_copy(update={"root": (config.data.root or Path()).absolute()})
+    config = config.model_copy(update={"data": data})
+    with hold(store, (0, 1)), _cluster(workers) as ray:
+        for step in steps_of(config, stages):
+            with progress.task(f"{step} on {workers} workers") as task:
+                rows[step] = as_row(_run(ray, config, extraction, step, workers, task.reach))
+    return {"store": str(store), "stages": rows}
+
+
+def _run(
+    ray: Any, config: RunConfig, extraction: Extraction, step: str, workers: int, reach: Any
+) -> StageResult:
+    parts = workers * PARTS_PER_WORKER
+    needs_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
+    done = ray.data.range(parts, override_num_blocks=parts).map(
+        PartWorker,
+        fn_constructor_args=(config, extraction, step, parts),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        num_gpus=1 if needs_gpu else 0,
+    )
+    total: dict[str, Any] = {}
+    failed: dict[str, Any] = {}
+    # To the end in any case: leaving Ray Data's iterator half-way takes this process down with the cluster.
+    for number, row in enumerate(done.iter_rows(), start=1):
+        failed = failed or row["error"] or {}
+        for name, value in (row["counts"] or {}).items():
+            total[name] = total.get(name, 0) + value
+        reach(number, parts)
+    if failed:
+        kind, code, what = getattr(errors, failed.pop("kind")), failed.pop("code"), failed.pop("what")
+        raise kind(code, what, **failed)
+    return StageResult(**total)
+
+
+@contextmanager
+def _cluster(workers: int) -> Iterator[Any]:
+    # Ray reports usage unless it is told not to, and it is told by the environment alone.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingPrerequisite(
+            "M301",
+            f"the package {error.name} cannot be imported",
+            why=str(error),
+            next_step='pip install "catalograph[ray]"',
+        ) from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if "RAY_ADDRESS" not in os.environ:
+        options |= {"num_cpus": workers, "include_dashboard": False}
+    ray.init(**options)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

@@ -1,0 +1,98 @@
+"""The lists a reranker learns from, is validated on and reorders, from what earlier stages wrote."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from catalograph.extraction import captions, feature_tables
+from catalograph.retrieval import folds_of, source_names
+from catalograph.road import Road
+from extract.prompts import render_text
+from recsys.candidates import Candidates
+from recsys.interactions import Interactions
+from rerank.inputs import ItemVectors, item_vectors, list_inputs
+from rerank.lists import RankingList, ranking_lists, shown_histories
+from rerank.settings import RerankConfig
+
+logger = logging.getLogger(__name__)
+
+
+def settings_of(road: Road) -> RerankConfig:
+    """The reranker's settings of a run that has one."""
+    settings = road.config.rerank
+    if settings is None:
+        raise ValueError("this run has no reranker")
+    return settings
+
+
+def item_texts(road: Road) -> dict[str, str]:
+    """What the language model reads of each item."""
+    written = captions(road)
+    template = settings_of(road).item
+    return {item.item_id: render_text(template, item, written.get(item.item_id)) for item in road.catalog}
+
+
+def training_lists(road: Road) -> tuple[list[RankingList], int]:
+    """Out-of-fold lists that hold a truth, at most `max_lists`, and how many were made."""
+    lists: list[RankingList] = []
+    reference = _reference(road)
+    for number, fold in enumerate(folds_of(road)):
+        candidates = Candidates.from_parquet(road.path("recommend", f"fold-{number}.parquet"))
+        lists += _lists(road, candidates, fold.train, fold.held_out, reference)
+    useful = [entry for entry in lists if entry.relevance.any()]
+    limit = settings_of(road).finetune.max_lists
+    if limit is not None and len(useful) > limit:
+        chosen = np.random.default_rng(road.config.seed).choice(len(useful), limit, replace=False)
+        useful = [useful[i] for i in np.sort(chosen)]
+    logger.info("%d out-of-fold lists, %d with a truth are used", len(lists), len(useful))
+    return useful, len(lists)
+
+
+def validation_lists(road: Road) -> tuple[Candidates, list[RankingList]]:
+    """Lists of validation users that hold a truth, at most `validation_lists`."""
+    candidates = Candidates.from_parquet(road.path("recommend", "valid.parquet"))
+    lists = _lists(road, candidates, road.part("train"), road.part("valid"), _reference(road))
+    useful = np.flatnonzero([entry.relevance.any() for entry in lists])
+    limit = settings_of(road).finetune.validation_lists
+    if len(useful) > limit:
+        useful = np.sort(np.random.default_rng(road.config.seed).choice(useful, limit, replace=False))
+    return candidates.take(useful), [lists[row] for row in useful]
+
+
+def final_lists(road: Road) -> tuple[Candidates, list[RankingList]]:
+    """The candidates of all users, and their lists."""
+    candidates = Candidates.from_parquet(road.path("recommend", "test.parquet"))
+    return candidates, _lists(road, candidates, road.known, None, _reference(road))
+
+
+def needs_inputs(settings: RerankConfig) -> bool:
+    """Whether anything reads more of a list than words."""
+    return settings.form != "text" or settings.lambdamart is not None
+
+
+def _lists(
+    road: Road, candidates: Candidates, known: Interactions, truth: Interactions | None,
+    reference: ItemVectors | None,
+) -> list[RankingList]:  # fmt: skip
+    settings, seed = settings_of(road), road.config.seed
+    users = [str(user) for user in candidates.user_ids]
+    histories = shown_histories(known, users, length=settings.history, seed=seed)
+    if reference is None:
+        return ranking_lists(candidates, histories, truth, seed=seed, ordered=known.ordered)
+    tables = feature_tables(road)
+    features = {name: tables[name] for name in settings.token.features}
+    vectors = item_vectors(known, features, width=settings.token.choices, reference=reference)
+    inputs = list_inputs(candidates, known, vectors, source_names(road.config))
+    return ranking_lists(
+        candidates, histories, truth, seed=seed, inputs=inputs, vectors=vectors, ordered=known.ordered
+    )
+
+
+def _reference(road: Road) -> ItemVectors | None:
+    """Whose basis the vectors made from choices share; None where nothing reads more than words."""
+    settings = settings_of(road)
+    if not needs_inputs(settings):
+        return None
+    return item_vectors(road.part("train"), {}, width=settings.token.choices)

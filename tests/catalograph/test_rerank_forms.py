@@ -1,0 +1,64 @@
+"""The reranker's other forms through the command line, and LambdaMART beside it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from recsys.candidates import Candidates
+
+if TYPE_CHECKING:
+    from conftest import Run, World
+
+
+def settings(world: World, **changes: Any) -> dict[str, Any]:
+    rerank = world.config()["rerank"]
+    token = {"features": ["title", "caption"], "choices": 4, "width": 16, "feed_forward": 16, "layers": 1}
+    fine = rerank["finetune"] | {"loss": "listnet", "rank_weight": 1.0, "average": 0.5}
+    return {"form": "token", "history": 5, "token": token, "finetune": fine, **changes}
+
+
+def scores_of(run: Run) -> Candidates:
+    return Candidates.from_parquet(run.folder / "stages" / "70-rerank" / "llm_only.parquet")
+
+
+def test_soft_tokens_rank_every_candidate_and_rank_them_so_again(world: World) -> None:
+    wide = world.config()["candidates"] | {"k": 55}
+    run = world.run("token", "--json", candidates=wide, rerank=settings(world))
+    assert run.code == 0, run.err
+    ordered = scores_of(run)
+    arrived = Candidates.from_parquet(run.folder / "stages" / "50-recommend" / "test.parquet")
+    assert (np.sort(ordered.items, axis=1) == np.sort(arrived.items, axis=1)).all()
+    assert np.isfinite(ordered.scores["reranker"][ordered.mask]).all()
+    assert {"retrieved", "fused_without_llm", "llm_only", "reranked"} <= set(json.loads(run.out)["metrics"])
+    again = world.again("token", "--json", folder=world.root / "token-again")
+    assert again.code == 0, again.err
+    assert world.hash_of(again.folder) == world.hash_of(run.folder)
+
+
+def test_hybrid_reads_words_beside_the_soft_token(world: World) -> None:
+    changes = {"form": "hybrid", "model": str(world.language_model), "item_tokens": 6}
+    run = world.run("hybrid", "--json", rerank=settings(world, **changes))
+    assert run.code == 0, run.err
+    assert np.isfinite(scores_of(run).final[scores_of(run).mask]).all()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightgbm") is not None, reason="lightgbm is here")
+def test_without_lightgbm_the_run_ends_with_the_command_that_installs_it(world: World) -> None:
+    run = world.run("trees", rerank=settings(world, lambdamart={}))
+    assert run.code == 3
+    assert "pip install 'catalograph[lambdamart]'" in run.err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightgbm") is None, reason="needs the extra lambdamart")
+def test_lambdamart_is_one_more_list_with_its_own_comparison(world: World) -> None:
+    trees = {"leaves": [4], "min_leaf": [5], "trees": 10}
+    run = world.run("trees", "--json", rerank=settings(world, lambdamart=trees))
+    assert run.code == 0, run.err
+    assert "lambdamart" in json.loads(run.out)["metrics"]
+    found = json.loads((run.folder / "stages" / "80-evaluate" / "metrics.json").read_text())
+    assert ("lambdamart", "reranked") in {(row["a"], row["b"]) for row in found["comparisons"]}
