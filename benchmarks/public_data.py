@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,8 @@ class Data:
         return self.split.train.concat(self.split.valid) if self.refit else self.split.train
 
 
-def films(folder: Path, cache: Path) -> Data:
-    """MovieLens-1M with CoLaKG's split."""
+def films(folder: Path, cache: Path, names: Sequence[str] = ("plot", "told")) -> Data:
+    """MovieLens-1M with CoLaKG's split and the named features, whose vectors are kept in `cache`."""
     columns = InteractionColumns(user="user_id", item="item_id", label="colakg_split")
     labels = SplitConfig(method="label", train_labels=("0",), test_labels=("1",), valid_share=0.1)
     described = CatalogColumns(item_id="item_id", title="title", text=("plot",), attributes=("genres",))
@@ -50,7 +50,8 @@ def films(folder: Path, cache: Path) -> Data:
         "told": [told.get(item.item_id, "") for item in items],
     }
     features = {}
-    for name, of_items in texts.items():
+    for name in names:
+        of_items = texts[name]
         path = cache / f"{name}.safetensors"
         if not path.is_file():
             embedder = build_embedder(EmbedConfig(model=model_folder(EmbedConfig().model)))
@@ -60,8 +61,8 @@ def films(folder: Path, cache: Path) -> Data:
     return Data(split_interactions(interactions, labels), features, {"EASE": (0.2723, 0.4051)}, refit=True)
 
 
-def baby(folder: Path, cache: Path) -> Data:
-    """Amazon Baby with DiffMM's split and the figures of DiffMM's table that use no features."""
+def baby(folder: Path, cache: Path, names: Sequence[str] = ()) -> Data:
+    """Amazon Baby with DiffMM's split and the figures of DiffMM's table that use no features; it has none."""
     columns = InteractionColumns(user="userID", item="itemID", label="x_label_diffmm")
     labels = SplitConfig(method="label", train_labels=("0",), valid_labels=("1",), test_labels=("2",))
     items = read_catalog(folder / "items.csv", CatalogColumns(item_id="itemID", title="asin"))

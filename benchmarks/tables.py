@@ -37,6 +37,7 @@ from public_data import Data, baby, films
 
 from recsys import evaluate, retrieve
 from recsys.checkpoint import load_checkpoint
+from recsys.feature_settings import FEATURE_SETTINGS
 from recsys.models import build_model, load_model, save_model
 from recsys.settings import TrainConfig
 from recsys.train import EpochRecord, fit
@@ -253,7 +254,9 @@ def main() -> None:
     work = chosen.work / chosen.table
     work.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + chosen.pause
-    data = read(chosen.data, work)
+    # Vectors are minutes of embedding: not for rows that do not read them.
+    read_features = FEATURE_SETTINGS.keys() & set(chosen.models or grids)
+    data = read(chosen.data, work, ("plot", "told") if read_features else ())
     bench = Bench(data, work, ends, chosen.minutes)
     seeds = list(range(chosen.seed, chosen.seed + (1 if chosen.quick else chosen.seeds)))
     rows, paused = {}, False

@@ -14,6 +14,8 @@ Where this differs from the published code:
 - p is drawn from Beta(alpha, alpha) for each item and step in training and is 1/2 in ranking, a fresh forward
   pass;
 - ranking uses the vectors that were trained, of unit length; the code ranks by them before normalisation;
+- items are pushed apart among the chosen ones of the batch, as in DirectAU; the code takes the drawn
+  negatives;
 - s carries no gradient, or the loss would make contents alike instead of calibrating by them;
 - an item that lacks a modality gets the mean of the present rows and no neighbours in it.
 """
@@ -83,17 +85,16 @@ class CM3(FeatureTower):
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Alignment of B pairs of rows (int64 [B] each), uniformity of the users and, calibrated, of the
-        items.
+        items; the negatives are not read.
         """
         settings = self.settings
         n_items = len(self.inputs()[0])
         drawn = self._generator.beta(settings.alpha, settings.alpha, size=(n_items, 1)).astype(np.float32)
         user_table, item_table, fused = self._vectors(torch.from_numpy(drawn).to(self.device))
         user, item = F.embedding(users, user_table), F.embedding(positives, item_table)
-        spread = F.embedding(negatives, item_table) if settings.spread == "negatives" else item
-        content = fused.detach()[negatives if settings.spread == "negatives" else positives]
+        content = fused.detach()[positives]
         similarity = (content @ content.T).clamp(settings.min_similarity, settings.max_similarity)
-        apart = uniformity(user) + uniformity(spread, similarity)
+        apart = uniformity(user) + uniformity(item, similarity)
         return alignment(user, item) + settings.gamma / 2 * apart
 
     def _vectors(self, point: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -127,8 +125,6 @@ class CM3Config(BaseModel):
     """Least content similarity items are calibrated to."""
     max_similarity: float = Field(default=0.8, ge=-1, le=1)
     """Largest content similarity items are calibrated to; the paper searches 0.8, 1."""
-    spread: Literal["positives", "negatives"] = "positives"
-    """Which items of a batch are pushed apart: those chosen, or, as in the published code, the drawn ones."""
 
 
 class LIRDRecConfig(BaseModel):
