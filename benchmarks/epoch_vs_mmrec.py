@@ -12,8 +12,8 @@ of each is thrown away. Figures are medians of the seconds of the clock, and the
 processor (`_cpu`): what else the machine does can only add to those.
 
 LightGCN is the same mathematics on both sides, but for the L2 term: half the squares here, unsquared norms
-there. MMRec's FREEDOM and BM3 train the raw features too, ours keep them constant as the papers' equations do:
-part of those ratios is that.
+there. MMRec's FREEDOM and BM3 train the raw features too, ours keep them constant as the papers' equations
+do: part of those ratios is that.
 
 MMRec breaks with today's numpy and scipy (`np.float`, `dok_matrix._update`); both names are put back before
 it is imported, and packages that it imports and never uses here are stubbed.
