@@ -146,6 +146,34 @@ class _PropagateSum(torch.autograd.Function):
         return None, _layer_sum(ctx.adjacency, gradients[0], ctx.layers), None
 
 
+class _PropagateRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, adjacency: Tensor, nodes: Tensor, layers: int, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.adjacency, ctx.layers, ctx.rows, ctx.shape = adjacency, layers, rows, nodes.shape
+        layer = nodes.detach().contiguous()
+        start = layer[rows]
+        total = start.clone()
+        for _ in range(layers - 1):
+            layer = _times(adjacency, layer)
+            total += layer[rows]
+        if layers:
+            total += _rows_times(adjacency, layer, rows)
+        return total, start
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None]:
+        of_sum, of_start = gradients
+        total = of_sum.new_zeros(ctx.shape)
+        total[ctx.rows] = of_sum
+        for _ in range(ctx.layers):
+            total = _times(ctx.adjacency, total)
+            total[ctx.rows] += of_sum
+        total[ctx.rows] += of_start
+        return None, total, None, None
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, graph: Tensor, transposed: Tensor, nodes: Tensor) -> Tensor:
@@ -163,6 +191,26 @@ def _layer_sum(adjacency: Tensor, nodes: Tensor, layers: int) -> Tensor:
     for _ in range(layers):
         total = _times(adjacency, total).add_(nodes)
     return total
+
+
+def _rows_times(graph: Tensor, nodes: Tensor, rows: Tensor) -> Tensor:
+    """Some rows of S X."""
+    starts, lengths = graph.crow_indices()[rows], graph.crow_indices().diff()[rows]
+    ends = lengths.cumsum(0)
+    n_edges = int(ends[-1]) if len(ends) else 0
+    if nodes.device.type != "cpu" or 2 * n_edges > len(graph.values()):
+        return _times(graph, nodes)[rows]
+    before = ends - lengths
+    edges = torch.arange(n_edges) + torch.repeat_interleave(starts - before, lengths)
+    bounds = torch.cat([before, ends[-1:]]).to(graph.col_indices().dtype)
+    return F.embedding_bag(
+        graph.col_indices()[edges],
+        nodes,
+        bounds,
+        mode="sum",
+        per_sample_weights=graph.values()[edges],
+        include_last_offset=True,
+    )
 
 
 def _times(graph: Tensor, nodes: Tensor) -> Tensor:
@@ -190,6 +238,15 @@ def propagate_sum(adjacency: Tensor, nodes: Tensor, layers: int) -> Tensor:
     call on the gradient and nothing is kept in between.
     """
     return cast("Tensor", _PropagateSum.apply(adjacency, nodes, layers))  # type: ignore[no-untyped-call]
+
+
+def propagate_rows(adjacency: Tensor, nodes: Tensor, layers: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows [R, D] of `propagate_sum` that a batch needs, and the same rows of X itself.
+
+    `rows` [R] must not repeat. The last layer is computed for them alone, and the only dense table beside the
+    layers is the gradient, which holds that of both outputs.
+    """
+    return cast("tuple[Tensor, Tensor]", _PropagateRows.apply(adjacency, nodes, layers, rows))  # type: ignore[no-untyped-call]
 
 
 def graph_product(graph: Tensor, transposed: Tensor, nodes: Tensor) -> Tensor:

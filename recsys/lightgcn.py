@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from extract.features import FeatureTable
-from recsys.graph import csr_tensor, normalised_adjacency, propagate_sum
+from recsys.graph import csr_tensor, normalised_adjacency, propagate_rows, propagate_sum
 from recsys.interactions import Interactions
-from recsys.losses import bpr, half_squared_norm, margin
+from recsys.losses import bpr, margin
 from recsys.settings import LightGCNConfig
 from recsys.two_tower import TwoTower
 
@@ -48,9 +48,10 @@ class LightGCN(TwoTower):
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """BPR and L2 of B triples of rows (int64 [B] each)."""
-        nodes = propagate_sum(self.adjacency, self.embedding, self.layers)
-        rows = torch.cat([users, positives + self.n_users, negatives + self.n_users])
+        named = torch.cat([users, positives + self.n_users, negatives + self.n_users])
+        rows, place, counts = torch.unique(named, return_inverse=True, return_counts=True)
+        vectors, start = propagate_rows(self.adjacency, self.embedding, self.layers, rows)
         # F.embedding, not indexing: its backward adds up repeated rows in a fixed order.
-        vectors = F.embedding(rows, nodes) / (self.layers + 1)
-        ranking = bpr(margin(*vectors.chunk(3)))
-        return ranking + self.reg * half_squared_norm(self.embedding, rows, max(len(users), 1))
+        ranking = bpr(margin(*(F.embedding(place, vectors) / (self.layers + 1)).chunk(3)))
+        squares: Tensor = (counts * start.square().sum(dim=1)).sum()
+        return ranking + self.reg * squares / (2 * max(len(users), 1))

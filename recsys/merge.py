@@ -3,7 +3,7 @@
 A source's scores are standardised over all the items a user has not seen (mean 0, deviation 1), so that
 sources of any scale add up; the pool holds the best items of every source that has a weight. The weights come
 from validation, by a search that starts at the best single source and keeps only what improves. Left out, as
-they were measured to be worse or no better (`benchmarks/merged_lists.py`): reciprocal rank fusion (Cormack et
+none was better beyond noise (`benchmarks/merged_lists.py`): reciprocal rank fusion (Cormack et
 al., SIGIR 2009), log ranks, scores scaled to 0..1, scores standardised within the pool.
 """
 

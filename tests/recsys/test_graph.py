@@ -13,6 +13,7 @@ from recsys.graph import (
     knn_graph,
     mixed_graph,
     normalised_adjacency,
+    propagate_rows,
     propagate_sum,
 )
 from recsys.ranking import id_places
@@ -98,3 +99,32 @@ def test_a_zero_weight_switches_a_graph_off() -> None:
     first = sparse.csr_array(np.float32([[1, 0], [0, 0]]))
     second = sparse.csr_array(np.float32([[0, 1], [0, 1]]))
     assert mixed_graph([first, second], [1.0, 0.0]).toarray().tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+@pytest.mark.parametrize("wanted", [[0], [4, 1, 6], list(range(9))])
+def test_the_rows_of_a_batch_and_their_gradients_equal_those_of_the_whole_table(
+    layers: int, wanted: list[int]
+) -> None:
+    rng = np.random.default_rng(0)
+    pairs = sparse.csr_array((rng.random((4, 5)) < 0.5).astype(np.float32))
+    pairs.data[:] = 1
+    matrix = normalised_adjacency(pairs)
+    dense = torch.from_numpy(matrix.toarray()).double()
+    start = torch.from_numpy(rng.normal(size=(9, 3)))
+    rows = torch.tensor(wanted)
+    weights = [torch.from_numpy(rng.normal(size=(len(wanted), 3))) for _ in range(2)]
+
+    plain = start.clone().requires_grad_()
+    total, layer = plain, plain
+    for _ in range(layers):
+        layer = dense @ layer
+        total = total + layer
+    ((weights[0] * total[rows]).sum() + (weights[1] * plain[rows]).sum()).backward()
+
+    ours = start.float().requires_grad_()
+    sums, own = propagate_rows(csr_tensor(matrix), ours, layers, rows)
+    ((weights[0].float() * sums).sum() + (weights[1].float() * own).sum()).backward()
+    assert torch.allclose(sums.double(), total[rows], atol=1e-6) and torch.equal(own, ours[rows])
+    assert ours.grad is not None and plain.grad is not None
+    assert torch.allclose(ours.grad.double(), plain.grad, atol=1e-5)
