@@ -207,7 +207,9 @@ def summarise(
         "fused_without_llm < reranked": top["reranked - fused_without_llm"]["low"] > 0,
         "no gain of captions at dial 0": gain["0.0"]["low"] <= 0 <= gain["0.0"]["high"],
         "the gain grows with the dial": all(a < b for a, b in itertools.pairwise(steps)),
-        "shuffled captions gain nothing": all(row["low"] <= 0 for row in content.values()),
+        "shuffled captions gain nothing": all(
+            row["low"] <= 0 for rows in (content, shuffled) for row in rows.values()
+        ),
         "true traits are an upper bound": all(row["high"] >= 0 for row in bound.values()),
     }
     return {

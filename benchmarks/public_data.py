@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalograph.extraction import model_folder
+from catalograph.filling import model_folder
 from extract.embed import embed_texts
 from extract.engines import EmbedConfig, build_embedder
 from extract.features import FeatureTable

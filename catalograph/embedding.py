@@ -19,6 +19,7 @@ from extract.engines import engine_fingerprint
 from extract.errors import TooManyBadInputs
 from extract.features import FeatureTable
 from extract.picture_engines import picture_engine_fingerprint
+from extract.stage import allowed_bad
 from extract.store import BadRow, quarantine_of, write_atomic
 from extract.vectors import VectorsConfig, import_vectors
 
@@ -91,7 +92,7 @@ def _import(road: Road, name: str, settings: VectorsConfig, file: Path) -> tuple
     ids = road.catalog.ids
     found = import_vectors(ids, settings, road.config.data.root or Path())
     limit = road.config.max_bad
-    if len(found.bad) > (max(1, int(limit * len(ids))) if limit > 0 else 0):
+    if len(found.bad) > allowed_bad(len(ids), limit):
         raise TooManyBadInputs(
             "D110",
             f"{len(found.bad)} of {len(ids):,} imported vectors cannot be used; the limit is {limit:.1%}",

@@ -136,9 +136,11 @@ def _measure(
     order = _by_bucket(work.catalog.id_column, buckets, among)
     batch = work.config.caption.batch_size if name == "caption" and work.config.caption else WARM_UP
     warm = Sample(work, order[-max(batch, WARM_UP) :], folder / f"warm {name}")
+    # An engine that an earlier stage loaded is not loaded again.
+    loaded = _load_seconds(work, name)
     started = time.monotonic()
     fill(warm)
-    load = _load_seconds(work, name)
+    load = _load_seconds(work, name) - loaded
     each = (time.monotonic() - started - load) / len(warm.catalog)
     wanted = int(np.clip(seconds / max(each, 1e-9), min(len(order), WARM_UP), len(order)))
     sample = Sample(work, order[:wanted], folder / name)

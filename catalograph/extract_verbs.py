@@ -76,8 +76,11 @@ def _update_and_print(
     """Bring a store up to date, print what was done, and return how many items were quarantined."""
     from catalograph.console import print_stages
     from catalograph.progress import Progress
-    from catalograph.updating import update_store
+    from catalograph.updating import stores_below, update_store
 
+    for folder in how.merge:
+        # A folder of nothing would be merged without a word, and all of its work done again.
+        stores_below(folder)
     with Progress() as progress:
         if workers is None:
             result = update_store(config, how, stages, progress)

@@ -21,9 +21,11 @@ from extract.engines import (
     Embedder,
     build_captioner,
     build_embedder,
+    engine_fingerprint,
 )
 from extract.errors import InvalidData
 from extract.models import find_model, pooling_of
+from extract.on_demand import OnDemand
 from extract.picture_engines import PictureEmbedConfig, PictureEmbedder, build_picture_embedder
 from extract.picture_stage import embed_pictures, picture_embed_parts
 from extract.prompts import Prompt, caption_prompt, render_text
@@ -92,16 +94,17 @@ def picture_embedder_of(work: Workplace, settings: PictureEmbedConfig) -> Pictur
     return cast(PictureEmbedder, work.engine(settings, build))
 
 
-def _caption_store_parts(work: Workplace, captioner: Captioner) -> dict[str, Any]:
+def _caption_store_parts(work: Workplace, captioner: Captioner | OnDemand) -> dict[str, Any]:
     settings = caption_settings(work)
     prompt = prompt_of(settings)
     return caption_parts(captioner, prompt=prompt, batch_size=settings.batch_size, limits=settings.limits)
 
 
 def captions_here(work: Workplace) -> ShardStore:
-    """The store of the captions, as it is."""
-    parts = _caption_store_parts(work, captioner_of(work))
-    return work.shards("captions", parts, caption_settings(work).buckets)
+    """The store of the captions, as it is; whatever engine is in memory stays there."""
+    settings = caption_settings(work)
+    unloaded = OnDemand(engine_fingerprint(settings), lambda: build_captioner(settings))
+    return work.shards("captions", _caption_store_parts(work, unloaded), settings.buckets)
 
 
 def fill_captions(work: Workplace) -> tuple[ShardStore, StageResult]:

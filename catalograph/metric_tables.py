@@ -23,7 +23,7 @@ def tables(found: Mapping[str, Any]) -> list[MetricTable]:
     grouped = [_group_table(name, groups, columns) for name, groups in found["groups"].items()]
     return [
         _main_table(found, columns),
-        _claims_table(found),
+        *([_claims_table(found)] if found["comparisons"] else []),
         _conditional_table(found, columns),
         _statistics_table(found),
         *grouped,

@@ -20,8 +20,8 @@ from catalograph.progress import Progress
 from catalograph.updating import Steps, as_row, hold, steps_of, take_step
 from catalograph.workplace import Extraction, Workplace
 from extract import errors
-from extract.errors import CatalographError, MissingPrerequisite
-from extract.stage import StageResult
+from extract.errors import CatalographError, MissingPrerequisite, TooManyBadInputs
+from extract.stage import StageResult, allowed_bad
 
 PARTS_PER_WORKER = 4
 """So that a worker that is done early takes over from a slower one."""
@@ -75,10 +75,12 @@ def _run(
     ray: Any, config: RunConfig, extraction: Extraction, step: str, workers: int, reach: Any
 ) -> StageResult:
     parts = workers * PARTS_PER_WORKER
+    # The share that may be bad is one of all items; how many workers there are must not move it.
+    lenient = config.model_copy(update={"max_bad": 1.0})
     needs_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
     done = ray.data.range(parts, override_num_blocks=parts).map(
         PartWorker,
-        fn_constructor_args=(config, extraction, step, parts),
+        fn_constructor_args=(lenient, extraction, step, parts),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=1 if needs_gpu else 0,
@@ -94,7 +96,17 @@ def _run(
     if failed:
         kind, code, what = getattr(errors, failed.pop("kind")), failed.pop("code"), failed.pop("what")
         raise kind(code, what, **failed)
-    return StageResult(**total)
+    result = StageResult(**total)
+    allowed = allowed_bad(result.n_in, config.max_bad)
+    if result.n_quarantined > allowed:
+        raise TooManyBadInputs(
+            "D110",
+            f"{result.n_quarantined} of {result.n_in:,} items were quarantined; the limit is {allowed}"
+            f" ({config.max_bad:.1%})",
+            where=f"{extraction.store} ({step})",
+            next_step="mend these inputs and run again, or raise `max_bad`; good items already done are kept",
+        )
+    return result
 
 
 @contextmanager

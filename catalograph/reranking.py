@@ -36,7 +36,6 @@ from rerank.settings import RerankConfig
 
 logger = logging.getLogger(__name__)
 
-FUSIONS = ("fused_without_llm", "reranked")
 TRAINED = "token.safetensors"
 
 

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+from catalograph.options import Folder, Json
 
 
 def newcomers(
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Run folder.")],
+    run_dir: Folder,
     histories: Annotated[
         Path, typer.Option("--histories", help="Who chose what: the users to recommend to.")
     ],

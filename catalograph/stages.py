@@ -123,14 +123,15 @@ def run_stages(
         if extraction is not None and extraction.store is not None:
             held.enter_context(hold(extraction.store, extraction.part))
         road = Road(run, config, progress, extraction)
-        retry, mended = road.extraction.retry_bad, False
+        how = road.extraction
         for name in asked:
             stage = STAGES[name]
-            kept = road.enter(name, stage.folder, stage.parts(road), renew=stage.disposable or mended)
+            # What follows from a stage that is tried again, here or in a process that was killed over it.
+            follows = (how.retry_bad or how.rehash) and any(need in summary.stages for need in stage.needs)
+            kept = road.enter(name, stage.folder, stage.parts(road), renew=stage.disposable or follows)
             again = stage.disposable and stages is not None and name in stages
-            if retry and kept.done and kept.counts.get("quarantined"):
+            if kept.done and (how.rehash or (how.retry_bad and kept.counts.get("quarantined"))):
                 kept.reopen()
-                mended = True
             reused = kept.done and road.outputs_exist(name) and not again
             if not reused:
                 started = time.perf_counter()

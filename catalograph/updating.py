@@ -50,8 +50,10 @@ def take_step(work: Workplace, step: str) -> StageResult:
     """One of these steps, on the part that the workplace is for."""
     if step == "caption":
         return fill_captions(work)[1]
-    captions = None if work.config.caption is None else caption_table(captions_here(work))
-    return fill_feature(work, step.removeprefix("embed "), captions, complete=True)[1]
+    name = step.removeprefix("embed ")
+    reads = work.config.caption is not None and work.config.features[name].reads_captions
+    captions = caption_table(captions_here(work)) if reads else None
+    return fill_feature(work, name, captions, complete=True)[1]
 
 
 @contextmanager

@@ -64,8 +64,9 @@ class HereDecoder:
     def submit(self, data: bytes) -> Future[Image.Image]:
         """The decoded picture; done on return."""
         future: Future[Image.Image] = Future()
+        fit = self._fit()
         try:
-            future.set_result(decode_picture(data, self.limits, self._fit()))
+            future.set_result(decode_picture(data, self.limits, fit))
         except BadPicture as bad:
             future.set_exception(bad)
         except MemoryError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -45,6 +46,9 @@ class PictureMemo:
 
     def __init__(self, folder: Path, pictures: PictureSource | None, *, rehash: bool = False) -> None:
         self.folder, self.pictures, self.rehash = folder, pictures, rehash
+        # Another folder's picture of the same name, size and time is another one; a zip file has checksums.
+        in_a_folder = pictures is not None and pictures.root.is_dir()
+        self._root = os.fsencode(pictures.root.resolve()) if pictures is not None and in_a_folder else b""
         self._shard = -1
         self._known: dict[str, tuple[Stamp, str]] = {}
         self._seen: dict[str, tuple[Stamp, str]] = {}
@@ -55,7 +59,7 @@ class PictureMemo:
             return
         path = self.folder / f"{shard:05d}.parquet"
         self._shard, self._seen = shard, {}
-        self._known = {} if self.rehash else _read(path)
+        self._known = {} if self.rehash else _read(path, self._root)
 
     def stamp(self, name: str) -> Stamp | None:
         """Size and time of a picture as they are now; to be taken before it is read."""
@@ -83,7 +87,8 @@ class PictureMemo:
             for name, ((size, stamp), sha256) in sorted(self._seen.items())
         ]
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd")
+        table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"pictures": self._root}))
+        pq.write_table(table, sink, compression="zstd")
         self.folder.mkdir(exist_ok=True)
         write_atomic(self.folder / f"{self._shard:05d}.parquet", sink.getvalue())
 
@@ -126,10 +131,12 @@ def read_input(
     return content_hash([text, sha256]), data
 
 
-def _read(path: Path) -> dict[str, tuple[Stamp, str]]:
+def _read(path: Path, root: bytes) -> dict[str, tuple[Stamp, str]]:
     if not path.is_file():
         return {}
     try:
+        if (pq.read_schema(path).metadata or {}).get(b"pictures") != root:
+            return {}
         columns = pq.read_table(path, schema=SCHEMA).to_pydict()
     except (pa.ArrowException, OSError) as error:
         logger.warning("%s cannot be read (%s); pictures are read again", path, describe(error))

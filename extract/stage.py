@@ -156,8 +156,13 @@ def _retire_emptied(store: ShardStore, known: dict[int, ShardRow], empty: Sequen
             store.retire(known[bucket])
 
 
+def allowed_bad(total: int, max_bad: float) -> int:
+    """How many of so many items may be quarantined: a share, at least one, unless the share is 0."""
+    return max(1, int(max_bad * total)) if max_bad > 0 else 0
+
+
 def _check_limit(store: ShardStore, n_bad: int, total: int, max_bad: float) -> None:
-    allowed = max(1, int(max_bad * total)) if max_bad > 0 else 0
+    allowed = allowed_bad(total, max_bad)
     if n_bad <= allowed:
         return
     rows = quarantine_of(store)
