@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -94,18 +94,23 @@ class RunFolder:
         return stage
 
     def input_hash(self, path: Path) -> str:
-        """SHA-256 of an input file, remembered by size and modification time in ``inputs.json``.
+        """SHA-256 of an input file or folder, remembered in ``inputs.json`` while sizes and times stay.
 
-        A folder is identified by the names and sizes of its files; whoever reads them checks their content.
+        Times only save reading again: a copy whose files have other times is the same input. A folder's is
+        that of the names and contents of its files.
         """
         if path.is_dir():
-            return hash_of(sorted(_names_and_sizes(path)))
-        if not path.is_file():
+            files = sorted(_files(path))
+            stamp: dict[str, Any] = {"stamps": hash_of([f"{_stamp(path / name)} {name}" for name in files])}
+        elif path.is_file():
+            files, stamp = [], dict(zip(("bytes", "mtime_ns"), _stamp(path), strict=True))
+        else:
             raise UnsafeInput("U101", "an input file is missing", where=str(path))
-        status, key = path.stat(), str(path.resolve())
+        key = str(path.resolve())
         seen = self._inputs.get(key, {})
-        if (seen.get("bytes"), seen.get("mtime_ns")) != (status.st_size, status.st_mtime_ns):
-            seen = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": hash_file(path)}
+        if {name: seen.get(name) for name in stamp} != stamp:
+            content = _folder_hash(path, files) if path.is_dir() else hash_file(path)
+            seen = stamp | {"sha256": content}
             self._inputs[key] = seen
             write_json(self.path / "inputs.json", self._inputs)
         return str(seen["sha256"])
@@ -200,13 +205,31 @@ def lock_folder(folder: Path, name: str = "LOCK", *, shared: bool = False) -> IO
     return handle
 
 
-def _names_and_sizes(root: Path) -> Iterator[str]:
-    """Size in bytes and relative name of every file below a folder; a million of them stay small."""
+def _files(root: Path) -> Iterator[str]:
+    """Relative name of every file below a folder; a million of them stay small."""
     for folder, _, files in os.walk(root):
         for name in files:
             path = os.path.join(folder, name)
             if os.path.isfile(path):
-                yield f"{os.path.getsize(path)} {os.path.relpath(path, root)}"
+                yield os.path.relpath(path, root)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time in nanoseconds; whoever changes a file within the clock's tick escapes it."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _folder_hash(root: Path, files: Sequence[str]) -> str:
+    return hash_of([f"{_content(root / name)} {name}" for name in files])
+
+
+def _content(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError:
+        # One picture that cannot be read is quarantined by the stage; it must not end the run here.
+        return "unreadable"
 
 
 def _refuse_foreign(folder: Path) -> None:

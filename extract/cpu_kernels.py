@@ -11,14 +11,23 @@ would gain little more, and torch.compile, whose compilation takes longer than a
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import GELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from extract.faults import describe
+
+logger = logging.getLogger(__name__)
 
 ATTENTION = "catalograph_short"
 """Name under which transformers finds `short_attention`."""
@@ -38,19 +47,37 @@ def suits(model: nn.Module) -> bool:
     )
 
 
-def speed_up(model: nn.Module) -> None:
+def speed_up(model: nn.Module, probe: Callable[[], NDArray[np.float32]] | None = None) -> None:
     """Swap kernels inside a model in place; afterwards it can infer but not be trained.
 
     Float32 results move by rounding only (about 1e-7 of a unit vector). In bfloat16 the softmax becomes
     more exact, because it is taken in float32.
+
+    Args:
+        model: transformers' own, or one that holds such models.
+        probe: the results of a small input; if the swapped kernels raise or give others, they are put back.
     """
-    _pack(model)
-    # Other attentions, chosen by the model's author or unknown to transformers' table, are left alone.
-    config = getattr(model, "config", None)
-    if getattr(config, "_attn_implementation", "") == "sdpa" and getattr(model, "dtype", 0) == torch.bfloat16:
-        AttentionInterface.register(ATTENTION, short_attention)
-        AttentionMaskInterface.register(ATTENTION, additive_mask)
-        model.set_attn_implementation(ATTENTION)  # type: ignore[operator]
+    before = None if probe is None else probe()
+    undo: list[Callable[[], object]] = []
+    _pack(model, undo)
+    _shorten(model, undo)
+    if probe is None or before is None:
+        return
+    try:
+        moved = np.linalg.norm(probe() - before) / np.linalg.norm(before)
+        why = "" if moved < (0.05 if is_half(model) else 1e-3) else f"results move by {moved:.1e}"
+    except Exception as error:
+        # Modules that multiply their layers' weights themselves raise whatever torch makes of packed ones.
+        why = describe(error)
+    if why:
+        logger.warning("%s keeps torch's own kernels: %s", type(model).__name__, why)
+        for step in reversed(undo):
+            step()
+
+
+def is_half(model: nn.Module) -> bool:
+    """Whether some weights have less than float32's precision."""
+    return any(weight.dtype != torch.float32 for weight in model.parameters() if weight.is_floating_point())
 
 
 class PackedLinear(nn.Module):
@@ -61,6 +88,16 @@ class PackedLinear(nn.Module):
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self._bias = None if linear.bias is None else linear.bias.detach()
         self.gelu = False
+
+    def unpacked(self) -> nn.Linear:
+        """The layer it was made from, with the same weights bit for bit."""
+        weight = self._packed.to_dense()
+        bias = self._bias is not None
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias, device="meta", dtype=weight.dtype)
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        if self._bias is not None:
+            linear.bias = nn.Parameter(self._bias, requires_grad=False)
+        return linear
 
     @property
     def weight(self) -> Tensor:
@@ -78,19 +115,46 @@ class PackedLinear(nn.Module):
         return result
 
 
-def _pack(module: nn.Module) -> None:
+def _packs(layer: nn.Module) -> bool:
+    # Subclasses (adapters, quantised layers) have a forward of their own; hooks would be lost.
+    return (
+        type(layer) is nn.Linear
+        and layer.weight.dtype in (torch.float32, torch.bfloat16)
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+    )
+
+
+def _pack(module: nn.Module, undo: list[Callable[[], object]]) -> None:
     for name, child in module.named_children():
-        # Subclasses (adapters, quantised layers) have a forward of their own.
-        if type(child) is nn.Linear and child.weight.dtype in (torch.float32, torch.bfloat16):
-            setattr(module, name, PackedLinear(child))
+        if _packs(child):
+            setattr(module, name, PackedLinear(child))  # type: ignore[arg-type]
+            # The old layers themselves would double the memory until the check is over.
+            undo.append(partial(_unpack, module, name))
         else:
-            _pack(child)
+            _pack(child, undo)
     # The feed-forward block of BERT and its many relatives: activation(dense(x)).
     dense, activation = getattr(module, "dense", None), getattr(module, "intermediate_act_fn", None)
     exact = isinstance(activation, GELUActivation) or getattr(activation, "approximate", "") == "none"
     if isinstance(dense, PackedLinear) and exact:
         dense.gelu = True
+        undo.append(partial(setattr, module, "intermediate_act_fn", activation))
         module.intermediate_act_fn = nn.Identity()
+
+
+def _unpack(module: nn.Module, name: str) -> None:
+    setattr(module, name, getattr(module, name).unpacked())
+
+
+def _shorten(model: nn.Module, undo: list[Callable[[], object]]) -> None:
+    # Other attentions, chosen by the model's author or unknown to transformers' table, are left alone.
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    for part in parts:
+        if part.config._attn_implementation == "sdpa" and part.dtype == torch.bfloat16:
+            AttentionInterface.register(ATTENTION, short_attention)
+            AttentionMaskInterface.register(ATTENTION, additive_mask)
+            # Of this part alone: a text half and a picture half may have attentions of their own.
+            part.set_attn_implementation({"": ATTENTION})
+            undo.append(partial(part.set_attn_implementation, {"": "sdpa"}))
 
 
 def additive_mask(*args: Any, **options: Any) -> Tensor | None:

@@ -189,7 +189,7 @@ class _Process:
             )
         except OSError as error:
             raise MissingPrerequisite(
-                "M305", "no process for decoding pictures can be started", why=str(error)
+                "M309", "no process for decoding pictures can be started", why=str(error)
             ) from error
         finally:
             theirs.close()
@@ -204,7 +204,7 @@ class _Process:
             pass
         self.end()
         raise MissingPrerequisite(
-            "M305",
+            "M309",
             "a process for decoding pictures does not start",
             why=f"it ended with {self._process.returncode}, or was silent for {START_SECONDS:.0f} s",
             next_step="run `catalograph doctor`",

@@ -22,6 +22,9 @@ from extract.pictures import PictureLimits
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+KERNELS = "2"
+"""Version of the arithmetic in half precision, where another order of sums is seen in the results."""
+
 
 class Captioner(Protocol):
     """Pictures and instructions in, captions out.
@@ -143,6 +146,11 @@ class EmbedConfig(BaseModel):
         return self
 
 
+def kernels(dtype: Dtype) -> dict[str, str]:
+    """What a fingerprint says of the arithmetic; nothing in float32, where versions differ by rounding."""
+    return {} if dtype == "float32" else {"kernels": KERNELS}
+
+
 def engine_fingerprint(
     config: CaptionConfig | EmbedConfig, model: ModelFiles | None = None
 ) -> dict[str, str]:
@@ -158,6 +166,8 @@ def engine_fingerprint(
         return parts | {"max_new_tokens": str(config.max_new_tokens), "picture": config.endpoint.picture_part}
     model = model or find_model(config.model, config.revision)
     parts = {"engine": config.engine, "model": model.identity, "dtype": config.dtype}
+    if config.engine == "transformers":
+        parts |= kernels(config.dtype)
     if isinstance(config, EmbedConfig):
         settings = (config.prompt, config.normalize, config.truncate_dim, config.max_tokens)
         parts |= dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))

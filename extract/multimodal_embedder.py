@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extract.cpu_kernels import speed_up, suits
 from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch
+from extract.inference import PICTURE, Rows, as_rows, free_memory, tried
 from extract.models import find_model
 from extract.picture_engines import PictureEmbedConfig, picture_engine_fingerprint
-from extract.sentence_embedder import free_memory, load_sentence_transformer
+from extract.sentence_embedder import load_sentence_transformer
 
 
 class MultimodalEmbedder:
@@ -30,11 +30,11 @@ class MultimodalEmbedder:
         self._config = config
         self._model: Any = load_sentence_transformer(config, str(files.folder))
         self._check_modalities()
-        if suits(self._model):
-            speed_up(self._model)
         self._halving = HalvingBatch(self._embed_batch, free_memory)
-        grey = Image.new("RGB", (64, 64), (128, 128, 128))
-        self.dimension = len(self._embed_batch([(grey, "grey")])[0])
+        kind = "a multimodal sentence-transformers model"
+        self.dimension = tried(
+            config.model, kind, self._model, lambda: self._embed_batch([(PICTURE, "grey")])
+        )
 
     def embed_pictures(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors float32 [N, D] of RGB pictures with their texts; when memory runs out the batch is halved.
@@ -45,25 +45,24 @@ class MultimodalEmbedder:
         rows: list[NDArray[np.float32]] = self._halving(list(zip(images, texts, strict=True)))
         return np.stack(rows) if rows else np.zeros((0, self.dimension), np.float32)
 
-    def _embed_batch(self, batch: Sequence[tuple[Image.Image, str]]) -> list[NDArray[np.float32]]:
+    def _embed_batch(self, batch: Sequence[tuple[Image.Image, str]]) -> Rows:
         # Every input of a call must be of the same kind, so an empty text stays a text.
         both = self._config.with_text
         vectors = self._model.encode(
             [{"image": image, "text": text} if both else image for image, text in batch],
             prompt=self._config.prompt or None,
             batch_size=len(batch),
-            normalize_embeddings=self._config.normalize,
-            convert_to_numpy=True,
+            convert_to_tensor=True,
             show_progress_bar=False,
         )
-        return list(np.asarray(vectors, dtype=np.float32))
+        return as_rows(vectors, normalize=self._config.normalize)
 
     def _check_modalities(self) -> None:
         wanted = ("image", "text") if self._config.with_text else "image"
         if not self._model.supports(wanted):
             what = "pictures together with texts" if self._config.with_text else "pictures"
             raise MissingPrerequisite(
-                "M305",
+                "M307",
                 f"the model does not embed {what}",
                 where=self._config.model,
                 why=f"it takes: {', '.join(map(str, self._model.modalities))}",

@@ -5,7 +5,6 @@ Left out: text towers (texts go to sentence-transformers) and states of inner la
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-from extract.cpu_kernels import speed_up, suits
-from extract.errors import MissingPrerequisite
-from extract.faults import HalvingBatch, describe
+from extract.faults import HalvingBatch
+from extract.inference import PICTURE, Rows, as_rows, free_memory, loading, refuse_lacking, tried
 from extract.models import find_model
 from extract.picture_engines import PictureEmbedConfig, image_backend, picture_engine_fingerprint
 
@@ -39,16 +37,10 @@ class PictureEncoder:
         self._config = config
         cuda = torch.cuda.is_available()
         self._device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
-        with warnings.catch_warnings():
-            # Loading warns about backends and old field names; none of it is the user's to act on.
-            warnings.simplefilter("ignore")
-            self._processor, self._model = _load(config, str(files.folder))
-        self._model = self._model.to(self._device).eval()
-        if suits(self._model):
-            speed_up(self._model)
-        self._halving = HalvingBatch(self._embed_batch, _free_memory)
-        # Configurations name the width in a dozen ways; a grey picture tells it.
-        self.dimension = len(self._embed_batch([Image.new("RGB", (64, 64), (128, 128, 128))])[0])
+        self._processor, self._model = _load(config, str(files.folder), self._device)
+        self._halving = HalvingBatch(self._embed_batch, free_memory)
+        # Configurations name the width in a dozen ways; a picture tells it.
+        self.dimension = tried(config.model, KIND, self._model, lambda: self._embed_batch([PICTURE]))
 
     def embed_pictures(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors float32 [N, D] of RGB pictures; when memory runs out the batch is halved.
@@ -60,13 +52,10 @@ class PictureEncoder:
         return np.stack(rows) if rows else np.zeros((0, self.dimension), np.float32)
 
     @torch.inference_mode()
-    def _embed_batch(self, images: Sequence[Image.Image]) -> list[NDArray[np.float32]]:
+    def _embed_batch(self, images: Sequence[Image.Image]) -> Rows:
         inputs = self._processor(images=list(images), return_tensors="pt")
         inputs = inputs.to(self._device, dtype=self._model.dtype)
-        vectors = self._pooled(inputs).float()[:, : self._config.truncate_dim]
-        if self._config.normalize:
-            vectors = torch.nn.functional.normalize(vectors, dim=1)
-        return list(vectors.cpu().numpy())
+        return as_rows(self._pooled(inputs)[:, : self._config.truncate_dim], normalize=self._config.normalize)
 
     def _pooled(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         own = getattr(self._model, "get_image_features", None)
@@ -83,35 +72,33 @@ class PictureEncoder:
         if states.ndim == 4:
             # Convolutions give channels over a grid; as a sequence they have no first state of a kind.
             states = states.flatten(2).transpose(1, 2)
-        return states.float().mean(1) if self._config.pooling == "mean" else states[:, 0]
+        return _mean(states, inputs) if self._config.pooling == "mean" else states[:, 0]
 
 
-def _load(config: PictureEmbedConfig, folder: str) -> tuple[Any, Any]:
+KIND = "a picture encoder"
+
+
+def _mean(states: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The mean [B, D] of the states [B, L, D] of patches; models of any aspect ratio fill up with others."""
+    seen = inputs.get("pixel_attention_mask")
+    if seen is None or seen.shape != states.shape[:2]:
+        return states.float().mean(1)
+    weights = seen.float()[:, :, None]
+    return (states.float() * weights).sum(1) / weights.sum(1)
+
+
+def _load(config: PictureEmbedConfig, folder: str, device: str) -> tuple[Any, Any]:
     arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
+    with loading(config.model, KIND):
         processor = AutoImageProcessor.from_pretrained(folder, backend=image_backend(), **arguments)
         model, report = AutoModel.from_pretrained(
             folder, dtype=config.dtype, use_safetensors=True, output_loading_info=True, **arguments
         )
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        raise MissingPrerequisite(
-            "M303", "not a picture encoder we can load", where=config.model, why=describe(error)
-        ) from error
+        model = model.to(device).eval()
     # A checkpoint saved without its pooling layer gets a random one: another vector at every start.
-    lacking = sorted(report["missing_keys"])
+    lacking = list(report["missing_keys"])
     if config.pooling != "auto":
         lacking = [name for name in lacking if "pooler" not in name and "head." not in name]
-    if lacking:
-        raise MissingPrerequisite(
-            "M304",
-            f"the checkpoint lacks {len(lacking)} weights that the vector needs",
-            where=config.model,
-            why=f"first: {', '.join(lacking[:3])}",
-            next_step="set `pooling: cls` or `pooling: mean` if only the pooling layer is lacking",
-        )
+    step = "set `pooling: cls` or `pooling: mean` if only the pooling layer is lacking"
+    refuse_lacking(config.model, lacking, step)
     return processor, model
-
-
-def _free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

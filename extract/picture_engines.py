@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from extract.engines import Dtype
+from extract.engines import Dtype, kernels
 from extract.errors import MissingPrerequisite
 from extract.fake_engine import FakeEngine
 from extract.models import ModelFiles, find_model
@@ -96,7 +96,7 @@ def picture_engine_fingerprint(config: PictureEmbedConfig, model: ModelFiles | N
     model = model or find_model(config.model, config.revision)
     parts = {"engine": config.engine, "model": model.identity, "image_backend": image_backend()}
     names = ("dtype", "pooling", "prompt", "with_text", "normalize", "truncate_dim")
-    return parts | {name: str(getattr(config, name)) for name in names}
+    return parts | kernels(config.dtype) | {name: str(getattr(config, name)) for name in names}
 
 
 class FakePictureEngine:

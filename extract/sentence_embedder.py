@@ -6,8 +6,9 @@ the batch plan and embedding them need the same tokens. All others go through ``
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from extract.cpu_kernels import speed_up, suits
 from extract.engines import EmbedConfig, engine_fingerprint
-from extract.errors import ConfigError, MissingPrerequisite
-from extract.faults import HalvingBatch, describe
+from extract.errors import ConfigError
+from extract.faults import HalvingBatch
+from extract.inference import Rows, as_rows, free_memory, loading, refuse_lacking, tried
 from extract.models import find_model
 from extract.picture_engines import PictureEmbedConfig
 
@@ -47,16 +48,16 @@ class SentenceEmbedder:
         self._prompt = _prompt(self._model, config)
         # Tokens of the texts counted last, until they are embedded or others are counted.
         self._known: dict[str, Tokens] = {}
-        self._own_batches = self._tokens_are_enough()
-        if suits(self._model):
-            speed_up(self._model[0].auto_model if self._own_batches else self._model)
+        with loading(config.model, KIND):
+            self._own_batches = self._tokens_are_enough()
+        heavy = self._model[0].auto_model if self._own_batches else self._model
+        self._dimension = tried(config.model, KIND, heavy, lambda: self._embed_batch(PROBE))
         self._halving = HalvingBatch(self._embed_batch, free_memory)
 
     @property
     def dimension(self) -> int:
         """D, the width of a vector."""
-        width = self._model.get_embedding_dimension()
-        return int(width) if self._config.truncate_dim is None else min(int(width), self._config.truncate_dim)
+        return self._dimension
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors float32 [N, D] of one padded batch; when memory runs out the batch is halved.
@@ -93,13 +94,22 @@ class SentenceEmbedder:
         if any(isinstance(module, Pooling) and not module.include_prompt for module in self._model):
             # Such a model must be told where the prompt ends.
             return False
-        texts = ["A", "a somewhat longer text, to be padded beside"]
-        asked = self._model.preprocess(texts, prompt=self._prompt or None)
+        limit = self._model.max_seq_length
+        # The last is cut, where anything is: a model's settings for its tokenizer may cut elsewhere.
+        texts = [*PROBE, "a " * (min(limit or LONGEST, LONGEST) + 8)]
+        if any(getattr(self._model[0], "processing_kwargs", {}).get(part) for part in ("text", "common")):
+            return False
+        asked = self._model.preprocess(self._inputs(texts), prompt=self._prompt or None)
         asked = {name: value for name, value in asked.items() if name != "prompt_length"}
         modality, known = asked.pop("modality", None), self._tokenize(texts)
         if modality != "text" or not set(asked) == set(known[0]) <= {*_PADDING, "input_ids"}:
             return False
         return all(torch.equal(asked[name], made) for name, made in self._padded(known).items())
+
+    def _inputs(self, texts: Sequence[str]) -> list[Any]:
+        # A model that also sees pictures would take a bare text that looks like an address or a path of one
+        # for the picture, fetch it and embed it.
+        return list(texts) if self._model.modalities == ["text"] else [{"text": text} for text in texts]
 
     def _padded(self, rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
         tokenizer = self._model.tokenizer
@@ -114,7 +124,7 @@ class SentenceEmbedder:
         return batch
 
     @torch.inference_mode()
-    def _embed_batch(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+    def _embed_batch(self, texts: Sequence[str]) -> Rows:
         if not self._own_batches:
             return self._encode(texts)
         unknown = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -128,22 +138,27 @@ class SentenceEmbedder:
             features["token_embeddings"] = features["token_embeddings"].float()
         for module in others:
             features = module(features)
-        vectors = features["sentence_embedding"][:, : self._config.truncate_dim].float()
-        if self._config.normalize:
-            vectors = torch.nn.functional.normalize(vectors, dim=1)
-        return list(vectors.cpu().numpy())
+        # The settings' width, or else the model's own.
+        vectors = features["sentence_embedding"][:, : self._model.truncate_dim]
+        return as_rows(vectors, normalize=self._config.normalize)
 
-    def _encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+    def _encode(self, texts: Sequence[str]) -> Rows:
         vectors = self._model.encode(
-            list(texts),
+            self._inputs(texts),
             prompt=self._prompt,
             batch_size=len(texts),
-            normalize_embeddings=self._config.normalize,
-            convert_to_numpy=True,
+            convert_to_tensor=True,
             show_progress_bar=False,
         )
-        return list(np.asarray(vectors, dtype=np.float32))
+        return as_rows(vectors, normalize=self._config.normalize)
 
+
+KIND = "a sentence-transformers model"
+
+PROBE = ("A", "a somewhat longer text, to be padded beside")
+
+LONGEST = 2**15
+"""Tokens of the longest text that is tried."""
 
 _PADDING = {"attention_mask": 0, "token_type_ids": 0}
 
@@ -152,26 +167,52 @@ def load_sentence_transformer(config: EmbedConfig | PictureEmbedConfig, folder: 
     """The SentenceTransformer of a folder, with the settings' type, device and width.
 
     Raises:
-        MissingPrerequisite: it cannot be loaded.
+        MissingPrerequisite: it cannot be loaded, or lacks weights.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return SentenceTransformer(
+    with loading(config.model, KIND):
+        model = SentenceTransformer(
+            folder,
+            device=None if config.device == "auto" else config.device,
+            trust_remote_code=False,
+            local_files_only=True,
+            truncate_dim=config.truncate_dim,
+            model_kwargs={"dtype": config.dtype, "use_safetensors": True},
+        ).eval()
+        lacking = _lacking(model)
+    refuse_lacking(config.model, lacking)
+    return model
+
+
+def _lacking(model: Any) -> set[str]:
+    """Weights of the transformers inside that their checkpoints do not hold."""
+    lacking: set[str] = set()
+    for module in model.modules():
+        inner = getattr(module, "auto_model", None)
+        if not isinstance(inner, PreTrainedModel) or getattr(inner, "_hf_peft_config_loaded", False):
+            continue
+        for folder in _checkpoints(Path(inner.name_or_path), inner.config.model_type):
+            # sentence-transformers keeps the report to itself; without data it is made again in no time.
+            _, report = type(inner).from_pretrained(
                 folder,
-                device=None if config.device == "auto" else config.device,
-                trust_remote_code=False,
+                device_map="meta",
+                output_loading_info=True,
+                use_safetensors=True,
                 local_files_only=True,
-                truncate_dim=config.truncate_dim,
-                model_kwargs={"dtype": config.dtype, "use_safetensors": True},
-            ).eval()
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        raise MissingPrerequisite(
-            "M303",
-            "not a sentence-transformers model we can load",
-            where=config.model,
-            why=describe(error),
-        ) from error
+            )
+            lacking |= set(report["missing_keys"])
+    if any(isinstance(module, Pooling) for module in model.modules()):
+        # It pools the states itself; many checkpoints were saved without the layer it leaves aside.
+        lacking = {name for name in lacking if "pooler" not in name}
+    return lacking
+
+
+def _checkpoints(folder: Path, model_type: str) -> list[Path]:
+    """Where a model of this type has its weights: the folder, or folders in it that a router chooses from."""
+    found = {path.parent for path in folder.rglob("*.safetensors") if (path.parent / "config.json").is_file()}
+    if folder in found:
+        return [folder]
+    kinds = {part: json.loads((part / "config.json").read_text()).get("model_type") for part in found}
+    return sorted(part for part, kind in kinds.items() if kind == model_type)
 
 
 def _prompt(model: Any, config: EmbedConfig) -> str:
@@ -188,9 +229,3 @@ def _prompt(model: Any, config: EmbedConfig) -> str:
             next_step="correct `prompt_name`, or write the words into `prompt`",
         )
     return str(model.prompts[name])
-
-
-def free_memory() -> None:
-    """Give cached accelerator memory back."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -121,6 +121,19 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors, target
 
 
+def test_the_guide_lists_exactly_the_error_codes_there_are() -> None:
+    packages = ("extract", "recsys", "rerank", "catalograph")
+    sources = [path.read_text() for name in packages for path in (ROOT / name).rglob("*.py")]
+    raised = {code for text in sources for code in re.findall(r'"([A-Z]\d{3})"', text)}
+    table = (ROOT / "docs" / "guide.md").read_text().split("| code | about |")[1].split("\n\n")[0]
+    listed: set[str] = set()
+    for letter, first, last in re.findall(r"\b([A-Z])(\d{3})(?: to [A-Z](\d{3}))?", table):
+        listed |= {f"{letter}{number:03}" for number in range(int(first), int(last or first) + 1)}
+    assert raised - listed == set()
+    # A range may span numbers that are not used; each of its ends must be.
+    assert set(re.findall(r"[A-Z]\d{3}", table)) - raised == set()
+
+
 def test_the_guide_lists_exactly_the_keys_there_are() -> None:
     listed: dict[str, list[str]] = {}
     heading = ""

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from catalograph import progress as progress_module
+from catalograph import runs
 from catalograph.config import RunConfig
 from catalograph.progress import Progress
 from catalograph.runs import content_hash, open_run, stored_config, verify
@@ -244,8 +246,6 @@ def test_verify_needs_a_run_folder(tmp_path: Path) -> None:
 
 
 def test_inputs_are_hashed_once_per_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from catalograph import runs
-
     calls: list[Path] = []
     real = runs.hash_file
 
@@ -267,7 +267,7 @@ def test_inputs_are_hashed_once_per_content(tmp_path: Path, monkeypatch: pytest.
         assert run.input_hash(data) != first
 
 
-def test_a_folder_of_inputs_is_known_by_names_and_sizes(tmp_path: Path) -> None:
+def test_a_folder_of_inputs_is_known_by_names_and_contents(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "a.jpg").write_bytes(b"12")
@@ -275,8 +275,44 @@ def test_a_folder_of_inputs_is_known_by_names_and_sizes(tmp_path: Path) -> None:
         first = run.input_hash(pictures)
         os.utime(pictures / "a.jpg", ns=(1, 1))
         assert run.input_hash(pictures) == first
+        # Of the same size: names and sizes alone would not tell.
+        (pictures / "a.jpg").write_bytes(b"21")
+        assert run.input_hash(pictures) != first
+        (pictures / "a.jpg").write_bytes(b"12")
         (pictures / "b.jpg").write_bytes(b"")
         assert run.input_hash(pictures) != first
+        (pictures / "b.jpg").unlink()
+        shutil.copytree(pictures, tmp_path / "copy")
+        os.utime(tmp_path / "copy" / "a.jpg", ns=(2, 2))
+        assert run.input_hash(tmp_path / "copy") == first
+
+
+def test_a_folder_whose_files_stay_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    real = runs.hash_file
+    monkeypatch.setattr(runs, "hash_file", lambda path: read.append(path) or real(path))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(b"12")
+    for _ in range(2):
+        with open_run(tmp_path / "r", config()) as run:
+            run.input_hash(tmp_path / "pictures")
+    assert read.count(tmp_path / "pictures" / "a.jpg") == 1
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> str:
+        raise PermissionError(path)
+
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(b"12")
+    with open_run(tmp_path / "r", config()) as run:
+        known = run.input_hash(tmp_path / "pictures")
+        os.utime(tmp_path / "pictures" / "a.jpg", ns=(1, 1))
+        monkeypatch.setattr(runs, "hash_file", denied)
+        assert run.input_hash(tmp_path / "pictures") != known
+        monkeypatch.undo()
 
 
 def test_a_missing_input_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -134,3 +135,55 @@ def test_a_machine_without_the_wide_registers_keeps_torchs_kernels(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert not suits(torch.nn.Linear(1, 1))
     assert not suits(torch.nn.Linear(1, 1, device="meta"))
+
+
+class Reader(torch.nn.Module):
+    """Multiplies the weights of its layer itself, as fused fast paths do."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, inputs):
+        return torch.nn.functional.linear(inputs, self.linear.weight, self.linear.bias)
+
+
+@needs_avx512
+@torch.inference_mode()
+@pytest.mark.parametrize("trouble", ["raises", "differs"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_that_a_model_cannot_bear_are_put_back_bit_for_bit(dtype, trouble, monkeypatch, caplog):
+    part = encoder(dtype)
+    model = torch.nn.ModuleList([part, Reader().to(dtype)])
+    inputs = torch.ones(1, 4, dtype=dtype)
+
+    def probe():
+        read = model[1](inputs) if trouble == "raises" else inputs
+        return np.append(read.float().numpy(), part(**batch()).last_hidden_state.float().numpy())
+
+    if trouble == "differs":
+        real = PackedLinear.forward
+        monkeypatch.setattr(PackedLinear, "forward", lambda self, x: -9 * real(self, x))
+    before, names = probe(), [type(module) for module in model.modules()]
+    speed_up(model, probe)
+    assert [type(module) for module in model.modules()] == names
+    assert part.config._attn_implementation == "sdpa"
+    assert np.array_equal(probe(), before)
+    assert "keeps torch's own kernels" in caplog.text
+
+
+@needs_avx512
+@torch.inference_mode()
+def test_a_layer_with_a_hook_keeps_it():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[0].register_forward_hook(lambda module, inputs, output: output * 0)
+    speed_up(model)
+    assert [type(module) for module in model] == [torch.nn.Linear, PackedLinear]
+
+
+@needs_avx512
+@torch.inference_mode()
+def test_attention_is_swapped_in_every_model_that_another_module_holds():
+    model = torch.nn.Sequential(encoder(torch.bfloat16), encoder(torch.float32))
+    speed_up(model)
+    assert [part.config._attn_implementation for part in model] == [cpu_kernels.ATTENTION, "sdpa"]

@@ -10,9 +10,12 @@ from extract import (
     EmbedConfig,
     FakeEngine,
     MissingPrerequisite,
+    PictureEmbedConfig,
     build_captioner,
     build_embedder,
     engine_fingerprint,
+    engines,
+    picture_engine_fingerprint,
 )
 from extract.models import find_model
 
@@ -69,6 +72,19 @@ def test_every_setting_that_changes_captions_changes_the_fingerprint(folder, cha
 def test_every_setting_that_changes_vectors_changes_the_fingerprint(folder, change):
     config = EmbedConfig(model=str(folder))
     assert engine_fingerprint(config) != engine_fingerprint(config.model_copy(update=change))
+
+
+def test_the_kernels_version_counts_where_their_rounding_is_seen(folder, monkeypatch):
+    def prints(dtype):
+        settings = {"model": str(folder), "dtype": dtype}
+        text, caption = EmbedConfig(**settings), CaptionConfig(**settings)
+        pictures = picture_engine_fingerprint(PictureEmbedConfig(**settings))
+        return [engine_fingerprint(text), engine_fingerprint(caption), pictures]
+
+    exact, half = prints("float32"), prints("bfloat16")
+    monkeypatch.setattr(engines, "KERNELS", "another")
+    assert prints("float32") == exact
+    assert all(now != before for now, before in zip(prints("bfloat16"), half, strict=True))
 
 
 @pytest.mark.parametrize("reference", ["", "/no/such/folder", "./none", "package:os", "a/b/c"])

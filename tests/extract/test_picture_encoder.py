@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,7 +122,7 @@ def test_a_checkpoint_without_its_pooling_layer_is_refused_unless_it_is_not_need
     transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     with pytest.raises(MissingPrerequisite, match=r"pooler") as caught:
         encoder_of(tmp_path)
-    assert caught.value.code == "M304"
+    assert caught.value.code == "M306"
     assert encoder_of(tmp_path, pooling="cls").embed_pictures(PICTURES, [""] * 3).shape == (3, 32)
 
 
@@ -128,6 +131,54 @@ def test_a_folder_that_is_no_encoder_is_a_missing_prerequisite(tmp_path):
     with pytest.raises(MissingPrerequisite) as caught:
         encoder_of(tmp_path)
     assert caught.value.code == "M303"
+
+
+@pytest.mark.parametrize("how", ["cut", "other width", "no number", "no device"])
+def test_an_encoder_that_cannot_be_loaded_is_a_missing_prerequisite(folders, tmp_path, how):
+    shutil.copytree(folders["vit"], tmp_path / "vit")
+    if how == "cut":
+        weights = (tmp_path / "vit" / "model.safetensors").read_bytes()
+        (tmp_path / "vit" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    settings = json.loads((tmp_path / "vit" / "config.json").read_text())
+    settings |= {"other width": {"intermediate_size": 48}, "no number": {"hidden_size": "x"}}.get(how, {})
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(settings))
+    device = "cuda:99" if how == "no device" else "cpu"
+    with pytest.raises(MissingPrerequisite) as caught:
+        build_picture_embedder(PictureEmbedConfig(model=str(tmp_path / "vit"), device=device))
+    assert caught.value.code == "M303"
+
+
+def test_an_encoder_that_draws_what_it_sees_is_refused(tmp_path):
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SEEN))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 0.2)
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    with pytest.raises(MissingPrerequisite, match="other vectors for the same") as caught:
+        encoder_of(tmp_path, pooling="cls")
+    assert caught.value.code == "M308"
+
+
+def test_the_mean_of_a_picture_of_any_shape_leaves_the_fillings_out(tmp_path):
+    torch.manual_seed(0)
+    vision = SMALL | {"intermediate_size": 64, "patch_size": 8, "num_patches": 16}
+    model = transformers.Siglip2Model(
+        transformers.Siglip2Config(text_config=WORDS | ENDS, vision_config=vision)
+    ).eval()
+    processor = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    pictures = [drawn(1, (20, 40)), drawn(2, (60, 16))]
+    inputs = processor(images=pictures, return_tensors="pt")
+    counts = inputs["pixel_attention_mask"].sum(dim=1).tolist()
+    assert min(counts) < 16
+    with torch.inference_mode():
+        states = model.vision_model(**inputs).last_hidden_state.numpy()
+    expected = [rows[:count].mean(axis=0) for rows, count in zip(states, counts, strict=True)]
+    found = encoder_of(tmp_path, pooling="mean").embed_pictures(pictures, ["", ""])
+    assert np.abs(found - np.stack(expected)).max() < 1e-5
 
 
 def test_out_of_memory_halves_the_batch_and_changes_nothing(folders, monkeypatch):

