@@ -28,10 +28,13 @@ def update_store(
 
     Raises:
         RunFolderError: R101, another process works on the same part.
+        UnsafeInput: U409, a folder to merge holds no store.
         TooManyBadInputs: more than ``max_bad`` items of a stage were quarantined; good ones are kept.
     """
     if extraction.store is None:
         raise ValueError("an update needs a store")
+    for folder in extraction.merge:
+        stores_below(folder)
     with hold(extraction.store, extraction.part):
         work = Workplace(config, progress, extraction)
         rows: Steps = {step: as_row(take_step(work, step)) for step in steps_of(config, stages)}

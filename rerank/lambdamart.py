@@ -91,9 +91,10 @@ def _inputs(entry: RankingList) -> NDArray[np.float32]:
 def _lightgbm() -> Any:
     try:
         import lightgbm
-    except ImportError as error:
+    except (ImportError, OSError) as error:
+        # OSError: its library links to the system's OpenMP, which a slim image lacks.
         raise MissingPrerequisite(
-            "P304", "LambdaMART needs the package lightgbm",
+            "P304", "LambdaMART needs the package lightgbm", why=str(error),
             next_step="pip install 'catalograph[lambdamart]', or set rerank.lambdamart to null",
         ) from error  # fmt: skip
     return lightgbm

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from catalograph import filling
 from catalograph.cli import main
 from catalograph.estimating import _by_bucket
 from extract.fake_engine import FakeEngine
@@ -81,6 +82,23 @@ def test_the_rate_is_that_of_the_engine_and_the_whole_is_scaled_from_it(shop: Pa
     assert found["cost"] == pytest.approx(found["seconds"], abs=0.2)
     assert found["memory_bytes"] > 2**20 and found["accelerator_bytes"] == 0
     assert sorted(shop.rglob("*")) == before
+
+
+def test_an_embedder_that_two_features_share_is_loaded_and_its_time_counted_once(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = filling.build_embedder
+
+    def slow(settings: Any) -> Any:
+        time.sleep(0.5)
+        return build(settings)
+
+    monkeypatch.setattr(filling, "build_embedder", slow)
+    stages = estimate("--seconds", "0.2")["stages"]
+    assert sorted(stages[f"embed {name}"]["load_seconds"] >= 0.5 for name in ("titles", "captions")) == [
+        False,
+        True,
+    ]
 
 
 def test_the_disk_is_what_a_run_then_takes(shop: Path) -> None:

@@ -47,13 +47,6 @@ def test_hybrid_reads_words_beside_the_soft_token(world: World) -> None:
     assert np.isfinite(scores_of(run).final[scores_of(run).mask]).all()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lightgbm") is not None, reason="lightgbm is here")
-def test_without_lightgbm_the_run_ends_with_the_command_that_installs_it(world: World) -> None:
-    run = world.run("trees", rerank=settings(world, lambdamart={}))
-    assert run.code == 3
-    assert "pip install 'catalograph[lambdamart]'" in run.err
-
-
 @pytest.mark.skipif(importlib.util.find_spec("lightgbm") is None, reason="needs the extra lambdamart")
 def test_lambdamart_is_one_more_list_with_its_own_comparison(world: World) -> None:
     trees = {"leaves": [4], "min_leaf": [5], "trees": 10}

@@ -164,6 +164,11 @@ def test_parts_in_one_store_or_merged_from_three_are_the_bytes_of_one_process(sh
     assert shop.files("merged") == shop.files("whole")
 
 
+def test_a_folder_to_merge_that_holds_no_store_is_refused(shop: Shop, capsys: Any) -> None:
+    code, _ = shop.extract("--update", "--merge", str(shop.root / "prat-1"), store="merged")
+    assert code == 4 and "U409" in capsys.readouterr().err
+
+
 def test_a_part_cannot_embed_what_no_part_here_captioned(shop: Shop, capsys: Any) -> None:
     shop.extract("--update", "--shard", "1/2", "--stage", "caption")
     code, _ = shop.extract("--update", "--stage", "embed")
