@@ -8,7 +8,7 @@ from typing import Any
 
 from catalograph.config import RunConfig
 from catalograph.config_file import load_config
-from catalograph.integrity import path_hashes, read_stage
+from catalograph.integrity import path_hashes, read_stage, require_run
 from catalograph.problems import unknown_name
 from catalograph.runs import stored_config
 from extract.errors import ConfigError, InvalidData, RunFolderError
@@ -34,6 +34,7 @@ def run_features(run_dir: Path, names: Sequence[str] | None = None) -> dict[str,
         ConfigError: the run has no feature of a name.
         InvalidData: a file is not what the stage declared.
     """
+    require_run(run_dir)
     known = stored_config(run_dir).get("features") or {}
     folder = run_dir / "stages" / FOLDER
     record, problems = read_stage(folder)

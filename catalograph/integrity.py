@@ -20,8 +20,10 @@ _SEAL = "sealed_sha256"
 
 
 def stored_config(folder: Path) -> Mapping[str, Any]:
-    """The configuration a run folder was made by, as it stands in ``config.yaml``."""
-    require_run(folder)
+    """The configuration a run folder was made by, as it stands in ``config.yaml``.
+
+    A folder whose first process was killed early has one and no ``run.json`` yet.
+    """
     return dict(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
 
 

@@ -106,6 +106,15 @@ def test_settings_that_move_no_result_may_change(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
 
 
+def test_a_folder_whose_first_process_was_killed_before_its_record_is_taken_over(tmp_path: Path) -> None:
+    with open_run(tmp_path, config()):
+        pass
+    (tmp_path / "run.json").unlink()
+    with open_run(tmp_path, config()):
+        pass
+    assert verify(tmp_path) == []
+
+
 def test_a_folder_of_other_things_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(RunFolderError) as caught:
