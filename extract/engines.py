@@ -151,6 +151,11 @@ def kernels(dtype: Dtype) -> dict[str, str]:
     return {} if dtype == "float32" else {"kernels": KERNELS}
 
 
+def image_backend() -> str:
+    """What resizes pictures here: torchvision where it is installed, else PIL; they differ in last bits."""
+    return "torchvision" if importlib.util.find_spec("torchvision") else "pil"
+
+
 def engine_fingerprint(
     config: CaptionConfig | EmbedConfig, model: ModelFiles | None = None
 ) -> dict[str, str]:
@@ -173,11 +178,10 @@ def engine_fingerprint(
         parts |= dict(zip(("prompt", "normalize", "truncate_dim", "max_tokens"), map(str, settings)))
         # Only where it is set, so that stores made before there was such a key stay valid.
         return parts | ({"prompt_name": config.prompt_name} if config.prompt_name else {})
-    backend = "torchvision" if importlib.util.find_spec("torchvision") else "pil"
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
     # Named only where it is on, so that captions made before the switch existed stay valid.
     reduced = {"reduced_jpeg": "2"} if config.reduced_jpeg else {}
-    return parts | {"image_backend": backend} | reduced
+    return parts | {"image_backend": image_backend()} | reduced
 
 
 def batch_invariant(fingerprint: Mapping[str, str]) -> bool:

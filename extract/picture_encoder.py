@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
+from extract.engines import image_backend
 from extract.faults import HalvingBatch
 from extract.inference import PICTURE, Rows, as_rows, free_memory, loading, refuse_lacking, tried
 from extract.models import find_model
-from extract.picture_engines import PictureEmbedConfig, image_backend, picture_engine_fingerprint
+from extract.picture_engines import PictureEmbedConfig, picture_engine_fingerprint
 
 
 class PictureEncoder:

@@ -6,7 +6,6 @@ Imports neither torch nor transformers; an engine's own module is imported when 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from extract.engines import Dtype, kernels
+from extract.engines import Dtype, image_backend, kernels
 from extract.errors import MissingPrerequisite
 from extract.fake_engine import FakeEngine
 from extract.models import ModelFiles, find_model
@@ -82,11 +81,6 @@ class PictureEmbedConfig(BaseModel):
         if self.engine == "sentence-transformers" and self.pooling != "auto":
             raise ValueError("`pooling` is for picture encoders; a sentence-transformers model has its own")
         return self
-
-
-def image_backend() -> str:
-    """What resizes pictures here: torchvision where it is installed, else PIL; they differ in last bits."""
-    return "torchvision" if importlib.util.find_spec("torchvision") else "pil"
 
 
 def picture_engine_fingerprint(config: PictureEmbedConfig, model: ModelFiles | None = None) -> dict[str, str]:
