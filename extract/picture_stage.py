@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from extract.decoding import Decoder, decoding, next_batch
 from extract.embed import Texts, texts_at
 from extract.errors import InvalidData
-from extract.faults import Failure, isolate
+from extract.faults import Failure
 from extract.features import FeatureTable
-from extract.items import Catalog, Item
+from extract.items import Catalog
 from extract.picture_engines import PictureEmbedder
-from extract.picture_memo import PictureMemo, check_pictures, known_input, read_input
+from extract.picture_shards import Batch, Bench, PictureWork, items_digest, run_picture_shards
 from extract.pictures import PictureLimits
-from extract.stage import Progress, ShardOutput, StageResult, run_shards
-from extract.store import BadRow, ShardStore, bucket_of, content_hash
+from extract.stage import Progress, ShardOutput, StageResult
+from extract.store import BadRow, ShardStore
 from extract.vector_shards import kept_vectors, shard_bytes
 
 STAGE = "embed"
+Vector = NDArray[np.float32]
 
 
 def picture_embed_parts(
@@ -102,103 +100,37 @@ def embed_pictures(
     """
     if texts is not None and not callable(texts) and len(texts) != len(catalog):
         raise InvalidData("D108", f"{len(texts)} texts for {len(catalog)} items")
-    check_pictures(catalog)
-    limits, committed = limits or PictureLimits(), store.rows()
-    memo = PictureMemo(store.folder / "seen", catalog.pictures, rehash=rehash)
+    committed = store.rows()
 
-    def members(positions: Sequence[int]) -> tuple[int, list[tuple[Item, str]]]:
-        items = catalog.take(positions)
-        bucket = bucket_of(items[0].item_id, store.buckets)
-        memo.turn_to(bucket)
-        return bucket, [(item, text or "") for item, text in zip(items, texts_at(texts, positions))]
+    def work_on(bench: Bench, bucket: int) -> _EmbedWork:
+        kept = dict[str, Vector | Failure | None](kept_vectors(store, committed.get(bucket)))
+        return _EmbedWork(bench, kept, embedder=embedder)
 
-    def digest(positions: Sequence[int]) -> str:
-        # Bytes are dropped as they are read: a shard's files need not fit in memory together.
-        pairs = members(positions)[1]
-        keys = [known_input(*pair, memo) or read_input(*pair, memo, limits)[0] for pair in pairs]
-        memo.save()
-        return _digest([(item.item_id, key) for (item, _), key in zip(pairs, keys)])
-
-    def compute(positions: Sequence[int]) -> ShardOutput:
-        bucket, pairs = members(positions)
-        kept = kept_vectors(store, committed.get(bucket))
-        work = _ShardWork(embedder, memo, limits, kept, decoder, batch_size)
-        for item, text in pairs:
-            work.add(item, text)
-            if len(work.waiting) == 2 * batch_size:  # one batch decodes while the model works on the other
-                work.flush()
-        while work.waiting:
-            work.flush()
-        memo.save()
-        return work.output()
-
-    with decoding(limits, decoders) as decoder:
-        return run_shards(
-            catalog.id_column,
-            store,
-            digest=digest,
-            compute=compute,
-            max_bad=max_bad,
-            retry_bad=retry_bad,
-            part=part,
-            sources=sources,
-            progress=progress,
-        )
+    return run_picture_shards(
+        catalog,
+        store,
+        lambda positions, _: [text or "" for text in texts_at(texts, positions)],
+        work_on,
+        batch_size=batch_size,
+        limits=limits,
+        rehash=rehash,
+        decoders=decoders,
+        max_bad=max_bad,
+        retry_bad=retry_bad,
+        part=part,
+        sources=sources,
+        progress=progress,
+    )
 
 
-@dataclass
-class _ShardWork:
-    """One shard in work: items are added in id order, pictures wait until a batch is full."""
-
+@dataclass(kw_only=True)
+class _EmbedWork(PictureWork[Vector]):
     embedder: PictureEmbedder
-    memo: PictureMemo
-    limits: PictureLimits
-    kept: Mapping[str, NDArray[np.float32]]
-    """Vectors by input hash that need no model."""
-    decoder: Decoder
-    batch_size: int
-    items: list[tuple[str, str]] = field(default_factory=list)
-    """Item ids with the hash of their input; items of equal hash share one outcome."""
-    waiting: dict[str, tuple[Future[Image.Image], str]] = field(default_factory=dict)
-    outcomes: dict[str, NDArray[np.float32] | Failure | None] = field(default_factory=dict)
-    """By input hash: the vector, why there is none, or None where there is no picture."""
 
-    def add(self, item: Item, text: str) -> None:
-        """Read and decode one item's picture, unless an equal one was seen."""
-        known = known_input(item, text, self.memo)
-        if known is not None and self._settled(item, known):
-            return
-        key, data = read_input(item, text, self.memo, self.limits)
-        if self._settled(item, key):
-            return
-        self.items.append((item.item_id, key))
-        if not isinstance(data, bytes):
-            self.outcomes[key] = data
-            return
-        self.waiting[key] = (self.decoder.submit(data), text)
-
-    def _settled(self, item: Item, key: str) -> bool:
-        """Whether an input needs no more than to be listed; then it is."""
-        if key in self.kept:
-            self.outcomes[key] = self.kept[key]
-        if key not in self.outcomes and key not in self.waiting:
-            return False
-        self.items.append((item.item_id, key))
-        return True
-
-    def flush(self) -> None:
-        """Embed the first pictures that wait, a whole batch of good ones if there are so many."""
-        batch, refused = next_batch(self.waiting, self.batch_size)
-        self.outcomes.update(refused)
-
-        def work(pairs: Sequence[tuple[Image.Image, str]]) -> list[NDArray[np.float32]]:
-            return list(self.embedder.embed_pictures([image for image, _ in pairs], [t for _, t in pairs]))
-
-        results = isolate(work, list(batch.values())) if batch else []
-        for key, vector in zip(batch, results, strict=True):
-            finite = isinstance(vector, Failure) or bool(np.isfinite(vector).all())
-            bad = Failure("not-finite", "the vector holds NaN or infinity")
-            self.outcomes[key] = vector if finite else bad
+    def make(self, batch: Batch) -> Sequence[Vector | Failure]:
+        made = self.embedder.embed_pictures([image for image, _ in batch], [text for _, text in batch])
+        bad = Failure("not-finite", "the vector holds NaN or infinity")
+        return [vector if np.isfinite(vector).all() else bad for vector in made]
 
     def output(self) -> ShardOutput:
         """The shard's table as bytes, and its counts."""
@@ -216,8 +148,4 @@ class _ShardWork:
         table = FeatureTable(tuple(item_id for item_id, _ in self.items), matrix, present)
         n_absent = len(self.items) - len(bad) - int(present.sum())
         data = shard_bytes(table, [key for _, key in self.items])
-        return ShardOutput(data, "safetensors", _digest(self.items), n_absent, bad)
-
-
-def _digest(items: Sequence[tuple[str, str]]) -> str:
-    return content_hash([[item_id, key] for item_id, key in items])
+        return ShardOutput(data, "safetensors", items_digest(self.items), n_absent, bad)

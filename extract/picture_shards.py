@@ -1,0 +1,158 @@
+"""The loop that stages over pictures share: recognise inputs, decode ahead of the model, make shards.
+
+A stage gives the texts that go with its pictures, and a `PictureWork` that turns batches into outcomes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from PIL import Image
+
+from extract.decoding import Decoder, FitOf, decoding, next_batch, no_fit
+from extract.faults import Failure, isolate
+from extract.items import Catalog, Item
+from extract.picture_memo import PictureMemo, check_pictures, known_input, read_input
+from extract.pictures import PictureLimits
+from extract.stage import ShardOutput, StageResult, run_shards
+from extract.store import ShardStore, bucket_of, content_hash
+
+Outcome = TypeVar("Outcome")
+Batch = Sequence[tuple[Image.Image, str]]
+
+
+@dataclass
+class Bench:
+    """What work on every shard of a run needs."""
+
+    memo: PictureMemo
+    limits: PictureLimits
+    decoder: Decoder
+    batch_size: int
+
+
+@dataclass
+class PictureWork(ABC, Generic[Outcome]):
+    """One shard in work: items are added in id order, pictures wait until a batch is full."""
+
+    bench: Bench
+    outcomes: dict[str, Outcome | Failure | None] = field(default_factory=dict)
+    """By input hash: what the model made, why there is nothing, or None where there is no picture."""
+    items: list[tuple[str, str]] = field(default_factory=list)
+    """Item ids with the hash of their input; items of equal hash share one outcome."""
+    waiting: dict[str, tuple[Future[Image.Image], str]] = field(default_factory=dict)
+
+    @abstractmethod
+    def make(self, batch: Batch) -> Sequence[Outcome | Failure]:
+        """What the model makes of pictures and the texts that go with them."""
+
+    @abstractmethod
+    def output(self) -> ShardOutput:
+        """The shard's bytes and counts."""
+
+    def remembered(self, key: str) -> Outcome | None:
+        """An outcome of equal input from elsewhere."""
+        return None
+
+    def remember(self, key: str, outcome: Outcome | Failure) -> None:
+        """Keep what was made for equal inputs elsewhere; nothing by default."""
+
+    def add(self, item: Item, text: str) -> None:
+        """Read one item's picture and have it decoded, unless an equal one was seen."""
+        memo, limits = self.bench.memo, self.bench.limits
+        key, data = known_input(item, text, memo), None
+        if key is None or not self._settled(key):
+            key, data = read_input(item, text, memo, limits)
+            if not self._settled(key):
+                if isinstance(data, bytes):
+                    self.waiting[key] = (self.bench.decoder.submit(data), text)
+                else:
+                    self.outcomes[key] = data
+        self.items.append((item.item_id, key))
+
+    def flush(self) -> None:
+        """Hand the first pictures that wait to the model, a whole batch of good ones if there are so many."""
+        batch, refused = next_batch(self.waiting, self.bench.batch_size)
+        self.outcomes.update(refused)
+        if batch:
+            for key, outcome in zip(batch, isolate(self.make, list(batch.values())), strict=True):
+                self.outcomes[key] = outcome
+                self.remember(key, outcome)
+
+    def _settled(self, key: str) -> bool:
+        if key not in self.outcomes and (found := self.remembered(key)) is not None:
+            self.outcomes[key] = found
+        return key in self.outcomes or key in self.waiting
+
+
+def run_picture_shards(
+    catalog: Catalog,
+    store: ShardStore,
+    texts: Callable[[Sequence[int], Sequence[Item]], Iterable[str]],
+    work_on: Callable[[Bench, int], PictureWork[Any]],
+    *,
+    batch_size: int,
+    limits: PictureLimits | None,
+    rehash: bool,
+    decoders: int | None,
+    fit: FitOf = no_fit,
+    **options: Any,
+) -> StageResult:
+    """`run_shards` over the pictures of a catalogue.
+
+    Args:
+        catalog: items and their pictures.
+        store: where shards are committed.
+        texts: what goes with each picture, by positions and their items.
+        work_on: the work on one bucket.
+        batch_size: pictures per call of the model.
+        limits: how large a picture may be.
+        rehash: read every picture to see whether it changed; otherwise size and modification time tell.
+        decoders: processes that decode pictures within limits; 0: this one; None: one per core, at most 8.
+        fit: gives the size the model takes pictures in, asked when the first is decoded.
+        options: of `run_shards`.
+
+    Raises:
+        TooManyBadInputs: more than ``max_bad`` were quarantined.
+        UnsafeInput: items name pictures, but the catalogue has no pictures.
+    """
+    check_pictures(catalog)
+    limits = limits or PictureLimits()
+    memo = PictureMemo(store.folder / "seen", catalog.pictures, rehash=rehash)
+
+    def members(positions: Sequence[int]) -> tuple[int, list[tuple[Item, str]]]:
+        items = catalog.take(positions)
+        bucket = bucket_of(items[0].item_id, store.buckets)
+        memo.turn_to(bucket)
+        return bucket, list(zip(items, texts(positions, items), strict=True))
+
+    def digest(positions: Sequence[int]) -> str:
+        # Bytes are dropped as they are read: a shard's files need not fit in memory together.
+        pairs = members(positions)[1]
+        keys = [known_input(*pair, memo) or read_input(*pair, memo, limits)[0] for pair in pairs]
+        memo.save()
+        return items_digest([(item.item_id, key) for (item, _), key in zip(pairs, keys)])
+
+    def compute(positions: Sequence[int]) -> ShardOutput:
+        bucket, pairs = members(positions)
+        work = work_on(Bench(memo, limits, decoder, batch_size), bucket)
+        for item, text in pairs:
+            work.add(item, text)
+            if len(work.waiting) == 2 * batch_size:  # one batch decodes while the model works on the other
+                work.flush()
+        while work.waiting:
+            work.flush()
+        memo.save()
+        return work.output()
+
+    with decoding(limits, decoders, fit) as decoder:
+        return run_shards(catalog.id_column, store, digest=digest, compute=compute, **options)
+
+
+def items_digest(items: Sequence[tuple[str, str]]) -> str:
+    """The hash of a shard's inputs: item ids with the hash of each one's input."""
+    return content_hash([list(pair) for pair in items])
