@@ -17,7 +17,7 @@ from typing import Any
 
 from catalograph.config import RunConfig
 from catalograph.progress import Progress
-from catalograph.updating import Steps, as_row, hold, steps_of, take_step
+from catalograph.updating import Steps, as_row, hold, require_stores, steps_of, take_step
 from catalograph.workplace import Extraction, Workplace
 from extract import errors
 from extract.errors import CatalographError, MissingPrerequisite, TooManyBadInputs
@@ -55,6 +55,7 @@ def update_with_ray(
 
     Raises:
         MissingPrerequisite: Ray is not installed.
+        UnsafeInput: U409, a folder to merge holds no store.
     """
     rows: Steps = {}
     if extraction.store is None:
@@ -62,6 +63,7 @@ def update_with_ray(
     # A worker's working folder is its own.
     store, merge = extraction.store.absolute(), tuple(folder.absolute() for folder in extraction.merge)
     extraction = replace(extraction, store=store, merge=merge)
+    require_stores(merge)
     data = config.data.model_copy(update={"root": (config.data.root or Path()).absolute()})
     config = config.model_copy(update={"data": data})
     with hold(store, (0, 1)), _cluster(workers) as ray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,7 @@ def update_store(
     """
     if extraction.store is None:
         raise ValueError("an update needs a store")
-    for folder in extraction.merge:
-        stores_below(folder)
+    require_stores(extraction.merge)
     with hold(extraction.store, extraction.part):
         work = Workplace(config, progress, extraction)
         rows: Steps = {step: as_row(take_step(work, step)) for step in steps_of(config, stages)}
@@ -83,6 +82,12 @@ def stores_below(folder: Path) -> dict[str, ShardStore]:
             "U409", "no store is there", where=str(folder), next_step="give the --store of extract"
         )
     return {path.relative_to(folder).as_posix(): ShardStore.open(path) for path in found}
+
+
+def require_stores(folders: Iterable[Path]) -> None:
+    """Raise UnsafeInput U409 if one of some folders holds no store: a name mistyped would merge nothing."""
+    for folder in folders:
+        stores_below(folder)
 
 
 def verify_stores(folder: Path) -> list[str]:
