@@ -20,7 +20,8 @@ from catalograph.progress import Progress
 from catalograph.updating import Steps, as_row, hold, require_stores, steps_of, take_step
 from catalograph.workplace import Extraction, Workplace
 from extract import errors
-from extract.errors import CatalographError, MissingPrerequisite, TooManyBadInputs
+from extract.errors import CatalographError, TooManyBadInputs
+from extract.faults import not_installed
 from extract.stage import StageResult, allowed_bad
 
 PARTS_PER_WORKER = 4
@@ -119,12 +120,7 @@ def _cluster(workers: int) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingPrerequisite(
-            "M301",
-            f"the package {error.name} cannot be imported",
-            why=str(error),
-            next_step='pip install "catalograph[ray]"',
-        ) from error
+        raise not_installed(error, '"catalograph[ray]"') from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" not in os.environ:
         options |= {"num_cpus": workers, "include_dashboard": False}

@@ -15,8 +15,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from extract.engines import Dtype, image_backend, kernels
-from extract.errors import MissingPrerequisite
 from extract.fake_engine import FakeEngine
+from extract.faults import not_installed
 from extract.models import ModelFiles, find_model
 from extract.pictures import PictureLimits
 
@@ -144,9 +144,4 @@ def build_picture_embedder(config: PictureEmbedConfig) -> PictureEmbedder:
     try:
         return PICTURE_ENGINES[config.engine](config)
     except ImportError as error:
-        raise MissingPrerequisite(
-            "M301",
-            f"the package {error.name} cannot be imported",
-            why=str(error),
-            next_step="pip install catalograph",
-        ) from error
+        raise not_installed(error) from error
