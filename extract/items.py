@@ -85,7 +85,8 @@ class Catalog:
     def __init__(
         self, table: pa.Table, pictures: PictureSource | None = None, *, where: str = "catalogue"
     ) -> None:
-        self.table = table.select(SCHEMA.names).cast(SCHEMA)
+        # Taking rows from a column in many chunks copies them all, for every shard.
+        self.table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
         self.pictures = pictures
         _check_ids(self.id_column, where)
 

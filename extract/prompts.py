@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from extract.items import Item
 
 _SLOT = re.compile(r"\{(attributes\.[^{}]+|\w+)\}")
 _SLOT_AND_MARKS = re.compile(_SLOT.pattern + r"([.,;:]*)")
-_BLANKS = re.compile(r"[ \t]+")
+_BLANKS = re.compile(r"[ \t]{2,}|\t")
 SLOTS = ("item_id", "title", "text", "attributes", "caption")
 ITEM_SLOTS = SLOTS[:-1]
 Form = Literal["sentences", "tags", "json"]
@@ -81,8 +82,11 @@ class Prompt:
     def render(self, item: Item) -> str:
         """The instruction for one item."""
         keys = ", ".join(f'"{key}"' for key in self.keys)
-        asked = _fill(self.template, _values(item, "") | {"keys": keys})
-        told = plain(render_text(self.item_text, item))[:_TOLD_AT_MOST]
+        slots = _pieces(self.template)[1::3]
+        asked = _fill(
+            self.template, {name: keys if name == "keys" else _value(item, "", name) for name in slots}
+        )
+        told = plain(render_text(self.item_text, item))[:_TOLD_AT_MOST] if self.item_text else ""
         return asked + _TOLD + told if told else asked
 
     def again(self, asked: str, problem: str) -> str:
@@ -183,28 +187,34 @@ def render_text(template: str, item: Item, caption: str | None = None) -> str:
     right after an empty slot goes with it. A template whose slots are all empty gives "": there is nothing to
     say about the item.
     """
-    values = _values(item, caption or "")
-    used = _SLOT.findall(template)
-    if used and not any(values.get(name) for name in used):
+    used = _pieces(template)[1::3]
+    values = {name: _value(item, caption or "", name) for name in used}
+    if used and not any(values.values()):
         return ""
     return _fill(template, values)
 
 
-def _values(item: Item, caption: str) -> dict[str, str]:
-    values = {
-        "item_id": item.item_id,
-        "title": item.title,
-        "text": item.text,
-        "attributes": "; ".join(f"{name}: {value}" for name, value in sorted(item.attributes.items())),
-        "caption": caption,
-    }
-    values |= {f"attributes.{name}": value for name, value in item.attributes.items()}
-    return {name: value.strip() for name, value in values.items()}
+@functools.lru_cache(maxsize=64)
+def _pieces(template: str) -> list[str]:
+    """The text before the first slot; then of each slot its name, the marks behind it, and the text after."""
+    return _SLOT_AND_MARKS.split(template)
+
+
+def _value(item: Item, caption: str, name: str) -> str:
+    if name.startswith("attributes."):
+        return item.attributes.get(name.removeprefix("attributes."), "").strip()
+    if name == "attributes":
+        return "; ".join(f"{key}: {value}" for key, value in sorted(item.attributes.items())).strip()
+    if name == "caption":
+        return caption.strip()
+    return str(getattr(item, name)).strip() if name in SLOTS else ""
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
-    def fill(match: re.Match[str]) -> str:
-        value = values.get(match[1], "")
-        return value + match[2] if value else ""
-
-    return _BLANKS.sub(" ", _SLOT_AND_MARKS.sub(fill, template)).strip()
+    pieces = _pieces(template)
+    filled = [pieces[0]]
+    for name, marks, text in zip(pieces[1::3], pieces[2::3], pieces[3::3]):
+        if values[name]:
+            filled += values[name], marks
+        filled.append(text)
+    return _BLANKS.sub(" ", "".join(filled)).strip()
