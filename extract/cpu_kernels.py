@@ -25,6 +25,7 @@ from transformers.activations import GELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from extract.cpu_share import keep_freed_memory
 from extract.faults import describe
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def speed_up(model: nn.Module, probe: Callable[[], NDArray[np.float32]] | None =
         model: transformers' own, or one that holds such models.
         probe: the results of a small input; if the swapped kernels raise or give others, they are put back.
     """
+    keep_freed_memory()
     before = None if probe is None else probe()
     undo: list[Callable[[], object]] = []
     _pack(model, undo)

@@ -19,6 +19,9 @@ import resource
 import socket
 import struct
 
+from PIL import Image
+
+from extract.cpu_share import keep_freed_memory
 from extract.picture_fit import PictureFit
 from extract.pictures import BadPicture, PictureLimits, decode_picture
 
@@ -36,8 +39,12 @@ def main(descriptor: int) -> None:
     """Serve one parent until it closes the socket."""
     connection = socket.socket(fileno=descriptor)
     settings = json.loads(_frame(connection))
+    keep_freed_memory()
     limits = PictureLimits(**settings["limits"])
     fit = None if settings["fit"] is None else PictureFit(**settings["fit"])
+    if fit is not None:
+        # Whatever resizing loads has to be there before no more memory can be had for it.
+        fit.resize(Image.new("RGB", (512, 512)), (512, 512))
     _confine(limits)
     connection.sendall(READY)
     while True:

@@ -54,9 +54,16 @@ class Decoder(Protocol):
         """A picture to be: its result is an RGB picture, or raises BadPicture."""
         ...
 
+    @property
+    def busy(self) -> bool:
+        """Whether pictures are being decoded beside this process."""
+        ...
+
 
 class HereDecoder:
     """Decodes in this process, when asked: for pictures that are trusted, and for tests."""
+
+    busy = False
 
     def __init__(self, limits: PictureLimits, fit: FitOf = no_fit) -> None:
         self.limits, self._fit = limits, fit
@@ -90,6 +97,7 @@ class DecoderPool:
         count = processes or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decoder")
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+        self._undone: set[Future[Image.Image]] = set()
 
     def __enter__(self) -> DecoderPool:
         return self
@@ -107,7 +115,15 @@ class DecoderPool:
             fit = self._fit()
             settings = {"limits": self.limits.model_dump(), "fit": None if fit is None else fit.model_dump()}
             self._settings = json.dumps(settings).encode()
-        return self._threads.submit(self._decode, data)
+        future = self._threads.submit(self._decode, data)
+        self._undone.add(future)
+        future.add_done_callback(self._undone.discard)
+        return future
+
+    @property
+    def busy(self) -> bool:
+        """Whether some pictures are not decoded yet."""
+        return bool(self._undone)
 
     def _decode(self, data: bytes) -> Image.Image:
         try:

@@ -138,7 +138,7 @@ def embed_items(
         column,
         store,
         digest=digest,
-        compute=compute,
+        compute=lambda due: map(compute, due),
         max_bad=max_bad,
         retry_bad=retry_bad,
         part=part,

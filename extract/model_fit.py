@@ -6,13 +6,15 @@ from typing import Any
 
 from transformers.image_processing_backends import PilBackend
 
-from extract.picture_fit import PictureFit
+from extract.picture_fit import PictureFit, Resizer
 
 BY_AREA = frozenset({"Qwen2VLImageProcessorPil"})
 """Image processors that resize to whole blocks within a number of pixels, as Qwen2-VL's does."""
 
 
-def picture_fit(image_processor: Any, *, reduced_jpeg: bool = False) -> PictureFit | None:
+def picture_fit(
+    image_processor: Any, *, resizer: Resizer = "pillow", reduced_jpeg: bool = False
+) -> PictureFit | None:
     """The rule of an image processor; None where it cuts, pads or tiles by a rule of its own.
 
     Only the PIL backend: there a picture that already has the target's size comes through untouched.
@@ -32,4 +34,6 @@ def picture_fit(image_processor: Any, *, reduced_jpeg: bool = False) -> PictureF
             rule = {"kind": "exact", "size": (size["width"], size["height"])}
     if rule is None:
         return None
-    return PictureFit(**rule, resample=int(image_processor.resample), reduced_jpeg=reduced_jpeg)
+    return PictureFit(
+        **rule, resample=int(image_processor.resample), resizer=resizer, reduced_jpeg=reduced_jpeg
+    )

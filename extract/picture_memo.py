@@ -36,30 +36,24 @@ Stamp = tuple[int, int]
 
 
 class PictureMemo:
-    """Content hashes of the pictures of one shard at a time.
+    """Content hashes of the pictures of one shard.
 
     Args:
         folder: of the memo's files.
+        shard: whose pictures they are.
         pictures: where the names lead.
         rehash: trust no size and time; every picture is read.
     """
 
-    def __init__(self, folder: Path, pictures: PictureSource | None, *, rehash: bool = False) -> None:
-        self.folder, self.pictures, self.rehash = folder, pictures, rehash
+    def __init__(
+        self, folder: Path, shard: int, pictures: PictureSource | None, *, rehash: bool = False
+    ) -> None:
+        self.path, self.pictures, self.rehash = folder / f"{shard:05d}.parquet", pictures, rehash
         # Another folder's picture of the same name, size and time is another one; a zip file has checksums.
         in_a_folder = pictures is not None and pictures.root.is_dir()
         self._root = os.fsencode(pictures.root.resolve()) if pictures is not None and in_a_folder else b""
-        self._shard = -1
-        self._known: dict[str, tuple[Stamp, str]] = {}
+        self._known = {} if rehash else _read(self.path, self._root)
         self._seen: dict[str, tuple[Stamp, str]] = {}
-
-    def turn_to(self, shard: int) -> None:
-        """Work on this shard's pictures from now on."""
-        if shard == self._shard:
-            return
-        path = self.folder / f"{shard:05d}.parquet"
-        self._shard, self._seen = shard, {}
-        self._known = {} if self.rehash else _read(path, self._root)
 
     def stamp(self, name: str) -> Stamp | None:
         """Size and time of a picture as they are now; to be taken before it is read."""
@@ -89,8 +83,8 @@ class PictureMemo:
         sink = io.BytesIO()
         table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"pictures": self._root}))
         pq.write_table(table, sink, compression="zstd")
-        self.folder.mkdir(exist_ok=True)
-        write_atomic(self.folder / f"{self._shard:05d}.parquet", sink.getvalue())
+        self.path.parent.mkdir(exist_ok=True)
+        write_atomic(self.path, sink.getvalue())
 
 
 def check_pictures(catalog: Catalog) -> None:

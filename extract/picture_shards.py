@@ -6,13 +6,15 @@ A stage gives the texts that go with its pictures, and a `PictureWork` that turn
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from extract.cpu_share import half_the_threads
 from extract.decoding import Decoder, FitOf, decoding, next_batch, no_fit
 from extract.faults import Failure, isolate
 from extract.items import Catalog, Item
@@ -27,8 +29,10 @@ Batch = Sequence[tuple[Image.Image, str]]
 
 @dataclass
 class Bench:
-    """What work on every shard of a run needs."""
+    """What the work on a shard begins with."""
 
+    pairs: Sequence[tuple[Item, str]]
+    """The shard's items in id order, each with the text that goes with its picture."""
     memo: PictureMemo
     limits: PictureLimits
     decoder: Decoder
@@ -37,7 +41,7 @@ class Bench:
 
 @dataclass
 class PictureWork(ABC, Generic[Outcome]):
-    """One shard in work: items are added in id order, pictures wait until a batch is full."""
+    """One shard in work: items are taken in id order, pictures wait until a batch is full."""
 
     bench: Bench
     outcomes: dict[str, Outcome | Failure | None] = field(default_factory=dict)
@@ -61,7 +65,17 @@ class PictureWork(ABC, Generic[Outcome]):
     def remember(self, key: str, outcome: Outcome | Failure) -> None:
         """Keep what was made for equal inputs elsewhere; nothing by default."""
 
-    def add(self, item: Item, text: str) -> None:
+    @property
+    def all_taken(self) -> bool:
+        """Whether every item was taken; pictures of some may still wait."""
+        return len(self.items) == len(self.bench.pairs)
+
+    def take(self, most: int) -> None:
+        """Take items until so many pictures wait, or to the last item."""
+        while len(self.waiting) < most and not self.all_taken:
+            self._take(*self.bench.pairs[len(self.items)])
+
+    def _take(self, item: Item, text: str) -> None:
         """Read one item's picture and have it decoded, unless an equal one was seen."""
         memo, limits = self.bench.memo, self.bench.limits
         key, data = known_input(item, text, memo), None
@@ -78,8 +92,12 @@ class PictureWork(ABC, Generic[Outcome]):
         """Hand the first pictures that wait to the model, a whole batch of good ones if there are so many."""
         batch, refused = next_batch(self.waiting, self.bench.batch_size)
         self.outcomes.update(refused)
+        # An equal picture of the shard before may have come through since this one was taken ahead.
+        batch = {key: pair for key, pair in batch.items() if not self._settled(key)}
         if batch:
-            for key, outcome in zip(batch, isolate(self.make, list(batch.values())), strict=True):
+            with half_the_threads(self.bench.decoder.busy):
+                made = isolate(self.make, list(batch.values()))
+            for key, outcome in zip(batch, made, strict=True):
                 self.outcomes[key] = outcome
                 self.remember(key, outcome)
 
@@ -122,35 +140,57 @@ def run_picture_shards(
     """
     check_pictures(catalog)
     limits = limits or PictureLimits()
-    memo = PictureMemo(store.folder / "seen", catalog.pictures, rehash=rehash)
+
+    @lru_cache(maxsize=1)  # a shard whose inputs have changed is asked for twice in a row
+    def memo_of(bucket: int) -> PictureMemo:
+        return PictureMemo(store.folder / "seen", bucket, catalog.pictures, rehash=rehash)
 
     def members(positions: Sequence[int]) -> tuple[int, list[tuple[Item, str]]]:
         items = catalog.take(positions)
         bucket = bucket_of(items[0].item_id, store.buckets)
-        memo.turn_to(bucket)
         return bucket, list(zip(items, texts(positions, items), strict=True))
 
     def digest(positions: Sequence[int]) -> str:
         # Bytes are dropped as they are read: a shard's files need not fit in memory together.
-        pairs = members(positions)[1]
+        bucket, pairs = members(positions)
+        memo = memo_of(bucket)
         keys = [known_input(*pair, memo) or read_input(*pair, memo, limits)[0] for pair in pairs]
         memo.save()
         return items_digest([(item.item_id, key) for (item, _), key in zip(pairs, keys)])
 
-    def compute(positions: Sequence[int]) -> ShardOutput:
+    def begin(positions: Sequence[int]) -> PictureWork[Any]:
         bucket, pairs = members(positions)
-        work = work_on(Bench(memo, limits, decoder, batch_size), bucket)
-        for item, text in pairs:
-            work.add(item, text)
-            if len(work.waiting) == 2 * batch_size:  # one batch decodes while the model works on the other
-                work.flush()
-        while work.waiting:
-            work.flush()
-        memo.save()
-        return work.output()
+        return work_on(Bench(pairs, memo_of(bucket), limits, decoder, batch_size), bucket)
 
     with decoding(limits, decoders, fit) as decoder:
-        return run_shards(catalog.id_column, store, digest=digest, compute=compute, **options)
+        return run_shards(
+            catalog.id_column,
+            store,
+            digest=digest,
+            compute=lambda due: _outputs(map(begin, due), 2 * batch_size),
+            **options,
+        )
+
+
+def _outputs(works: Iterator[PictureWork[Any]], ahead: int) -> Iterator[ShardOutput]:
+    """The output of each shard in turn; ``ahead`` pictures wait, one batch of them decodes during another.
+
+    Towards the end of a shard those of the next one join them, or its first batch would find none ready.
+    """
+    work = next(works, None)
+    while work is not None:
+        following = None
+        work.take(ahead)
+        while work.waiting:
+            if work.all_taken:
+                following = following or next(works, None)
+                if following is not None:
+                    following.take(ahead - len(work.waiting))
+            work.flush()
+            work.take(ahead)
+        work.bench.memo.save()
+        yield work.output()
+        work = following or next(works, None)
 
 
 def items_digest(items: Sequence[tuple[str, str]]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -48,7 +48,7 @@ def run_shards(
     store: ShardStore,
     *,
     digest: Callable[[Sequence[int]], str],
-    compute: Callable[[Sequence[int]], ShardOutput],
+    compute: Callable[[Iterator[Sequence[int]]], Iterable[ShardOutput]],
     max_bad: float = 0.01,
     retry_bad: bool = False,
     part: tuple[int, int] = (0, 1),
@@ -61,7 +61,8 @@ def run_shards(
         ids: item ids, unique; positions in them are what ``digest`` and ``compute`` get, sorted by id.
         store: where shards are committed.
         digest: hash of a shard's inputs, without doing the work.
-        compute: the work on one shard; a pure function of its content.
+        compute: outputs of the shards that need work, in their order; it may look ahead at the next ones, but
+            an output must be a pure function of its own shard's content.
         max_bad: share of items that may be quarantined (at least one item, unless 0).
         retry_bad: compute shards with quarantined items again.
         part: ``(i, n)``, work only on every n-th bucket beginning with i, so that n processes share a store.
@@ -83,36 +84,42 @@ def run_shards(
     _retire_emptied(store, known, [bucket for bucket in mine if bucket not in groups])
     offers = [(other, other.rows()) for other in sources]
     tally = _Tally(sum(map(len, groups.values())))
-    for bucket, positions in sorted(groups.items()):
-        members, row = positions.tolist(), known.get(bucket)
-        if row is not None and ((retry_bad and row.n_bad) or not store.holds(row)):
-            row = None
-        offered = [
-            (other, rows[bucket])
-            for other, rows in offers
-            if bucket in rows and not (retry_bad and rows[bucket].n_bad)
-        ]
-        inputs = digest(members) if row is not None or offered else ""
-        if row is not None and row.input_sha256 != inputs:
-            row = None
-        if row is None:
-            row = _adopted(store, offered, inputs)
-        computed = row is None
-        if row is None:
-            output = compute(members)
-            row = store.commit(
-                bucket,
-                output.data,
-                output.suffix,
-                n_in=len(members),
-                n_absent=output.n_absent,
-                input_sha256=output.input_sha256,
-                bad=output.bad,
-            )
+    begun: deque[tuple[int, int]] = deque()
+
+    def done(row: ShardRow, *, computed: bool) -> None:
         tally.add(row, computed=computed)
         _check_limit(store, tally.n_bad, tally.total, max_bad)
         if progress is not None:
             progress(tally.n_in, tally.total)
+
+    def due() -> Iterator[list[int]]:
+        for bucket, positions in sorted(groups.items()):
+            members, row = positions.tolist(), known.get(bucket)
+            if row is not None and ((retry_bad and row.n_bad) or not store.holds(row)):
+                row = None
+            offered = _offered(offers, bucket, retry_bad)
+            inputs = digest(members) if row is not None or offered else ""
+            if row is not None and row.input_sha256 != inputs:
+                row = None
+            row = row or _adopted(store, offered, inputs)
+            if row is None:
+                begun.append((bucket, len(members)))
+                yield members
+            else:
+                done(row, computed=False)
+
+    for output in compute(due()):
+        bucket, count = begun.popleft()
+        row = store.commit(
+            bucket,
+            output.data,
+            output.suffix,
+            n_in=count,
+            n_absent=output.n_absent,
+            input_sha256=output.input_sha256,
+            bad=output.bad,
+        )
+        done(row, computed=True)
     return tally.result(time.monotonic() - started)
 
 
@@ -138,6 +145,14 @@ class _Tally:
     def result(self, seconds: float) -> StageResult:
         counts = (self.n_in, self.n_ok, self.n_absent, self.n_bad)
         return StageResult(*counts, seconds, self.shards[True], self.shards[False])
+
+
+def _offered(
+    offers: Sequence[tuple[ShardStore, dict[int, ShardRow]]], bucket: int, retry_bad: bool
+) -> list[tuple[ShardStore, ShardRow]]:
+    """What other stores hold of a bucket; not what is to be computed again."""
+    found = ((other, rows[bucket]) for other, rows in offers if bucket in rows)
+    return [(other, row) for other, row in found if not (retry_bad and row.n_bad)]
 
 
 def _adopted(

@@ -23,6 +23,7 @@ from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
 from extract.model_fit import picture_fit
 from extract.models import ModelFiles, find_model
+from extract.picture_inputs import PictureInputs
 from extract.picture_processor import load_processor, picture_mark
 from extract.prompts import control_tokens
 
@@ -63,7 +64,10 @@ class TransformersCaptioner:
         )
         marks = (getattr(self._processor, f"{kind}_token", None) for kind in ("image", "video"))
         self._control = control_tokens(self._tokenizer, *marks)
-        self.picture_fit = picture_fit(self._processor.image_processor, reduced_jpeg=config.reduced_jpeg)
+        self.picture_fit = picture_fit(
+            self._processor.image_processor, resizer=config.resizer, reduced_jpeg=config.reduced_jpeg
+        )
+        self._inputs = PictureInputs(self._processor)
         self._halving = HalvingBatch(self._caption_batch, _release)
 
     def caption(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
@@ -95,11 +99,9 @@ class TransformersCaptioner:
         written = {prompt: self._text(prompt) for prompt in dict.fromkeys(prompt for _, prompt in batch)}
         texts = [written[prompt] for _, prompt in batch]
         begin = self._tokenizer.bos_token
-        inputs = self._processor(
-            images=[[image] for image, _ in batch],
-            text=texts,
-            return_tensors="pt",
-            padding=True,
+        inputs = self._inputs(
+            [image for image, _ in batch],
+            texts,
             # Most chat templates write the begin token; a second one changes the output, as none would.
             add_special_tokens=not (begin and texts[0].startswith(begin)),
         ).to(self.device, dtype=self._model.dtype)

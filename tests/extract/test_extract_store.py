@@ -35,7 +35,9 @@ def run(store: ShardStore, ids=IDS, *, texts=None, bad=(), **options):
         rows = [BadRow(ids[p], "test", "made-bad") for p in positions if ids[p] in bad]
         return ShardOutput(data, "txt", digest(positions), 0, rows)
 
-    return run_shards(ids, store, digest=digest, compute=compute, **{"max_bad": 1.0, **options})
+    return run_shards(
+        ids, store, digest=digest, compute=lambda due: map(compute, due), **{"max_bad": 1.0, **options}
+    )
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
