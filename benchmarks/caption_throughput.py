@@ -1,18 +1,19 @@
 """Captions per second of `caption_items`, beside transformers' own pipeline, on the packaged captioner.
 
-    python benchmarks/caption_throughput.py --data DIR [--pictures 20000] [--sample 512] [--rounds 5]
+    python benchmarks/caption_throughput.py --data DIR [--pictures 20000] [--sample 4000] [--rounds 5]
         [--seed 0] [--threads 2] [--draw SECONDS] [--whole] [--quick]
 
-The pictures are JPEGs of 224 to 1000 px, quality 75 to 95, drawn by the shop's own drawer; drawing all would
-take an hour, so one in eight is drawn and the others are its mirror images, written at another quality: other
-bytes and other pixels. They are kept in DIR; --draw only draws, for so many seconds.
+The pictures are JPEGs of 224 to 1000 px, quality 75 to 95, drawn by the shop's own drawer; one in eight is
+drawn, the others are it and its mirror image written at another quality: other bytes and other pixels. They
+are kept in DIR; --draw only draws, for so many seconds.
 
 The pipeline ("image-text-to-text", the same model, float32) gets chats with the files' paths, as its
 documentation shows; its batch size is the best of 1, 4, 16 and 64 on a sample, and it is measured once more
-with two workers of its own. Rounds alternate: pipeline, ours, ours with `reduced_jpeg`, each on the same
-sample of pictures, another one each round; ours writes into a fresh store, and starting its decoders is part
-of its time. CPU time per item stands beside, because it hardly depends on what else the machine does.
-Captions are compared item by item. --whole also captions all pictures into one store.
+with two workers of its own. Rounds alternate: pipeline, ours, ours with `resizer: torch`, and that with
+`reduced_jpeg`, each on the same sample of pictures; the samples of the rounds do not overlap while there are
+enough. Ours writes into a fresh store, and starting its decoders is part of its time. CPU time per item
+stands beside: the clock's ratios hold for a machine that does nothing else. Captions are compared item by
+item. --whole also captions all pictures in one go, the pipeline and ours.
 
 The last line is one JSON object.
 """
@@ -45,6 +46,12 @@ from extract.engines import CaptionConfig
 VARIANTS = 8
 BATCH_SIZES = (1, 4, 16, 64)
 PROMPT = "caption:"
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours_torch": {"resizer": "torch"},
+    "ours_torch_reduced_jpeg": {"resizer": "torch", "reduced_jpeg": True},
+}
+SEARCH = 256
 
 
 def name_of(number: int) -> str:
@@ -77,10 +84,10 @@ def write_variants(names: Sequence[Path], rng: np.random.Generator) -> None:
 class Ours:
     """The product's stage, into a fresh store each time."""
 
-    def __init__(self, pictures: Path, batch_size: int, *, reduced: bool, buckets: int) -> None:
+    def __init__(self, pictures: Path, buckets: int, **options: Any) -> None:
         self.config = CaptionConfig(
             model=model_folder("demo:captioner"), prompt=PROMPT, dtype="float32", max_new_tokens=12,
-            batch_size=batch_size, reduced_jpeg=reduced, buckets=buckets,
+            batch_size=64, buckets=buckets, **options,
         )  # fmt: skip
         self.pictures, self.captioner = PictureSource(pictures), build_captioner(self.config)
 
@@ -154,20 +161,18 @@ def cpu_seconds() -> float:
 
 def measure(folder: Path, there: int, chosen: argparse.Namespace) -> dict[str, Any]:
     """Search, rounds, comparison."""
-    rng = np.random.default_rng([chosen.seed, 99])
+    order = np.random.default_rng([chosen.seed, 99]).permutation(there)
     samples = [
-        sorted(rng.choice(there, min(chosen.sample, there), replace=False).tolist())
-        for _ in range(chosen.rounds)
+        sorted(np.take(order, range(turn * chosen.sample, (turn + 1) * chosen.sample), mode="wrap").tolist())
+        for turn in range(chosen.rounds)
     ]
     peer, buckets = Pipeline(folder), max(1, chosen.sample // 512)
-    runs: dict[str, Callable[[Sequence[int]], list[str]]] = {
-        "pipeline": peer,
-        "ours": Ours(folder, 64, reduced=False, buckets=buckets),
-        "ours_reduced_jpeg": Ours(folder, 64, reduced=True, buckets=buckets),
+    runs: dict[str, Callable[[Sequence[int]], list[str]]] = {"pipeline": peer} | {
+        name: Ours(folder, buckets, **options) for name, options in VARIATIONS.items()
     }
     for work in runs.values():
         work(samples[0][:16])
-    by_batch_size = peer.search(samples[0][: max(64, chosen.sample // 2)])
+    by_batch_size = peer.search(samples[0][:SEARCH])
     rates: dict[str, list[float]] = {name: [] for name in runs}
     cpu: dict[str, list[float]] = {name: [] for name in runs}
     equal = dict.fromkeys(runs, 0)
@@ -182,7 +187,8 @@ def measure(folder: Path, there: int, chosen: argparse.Namespace) -> dict[str, A
             ratios[name].append(found.rate / rates["pipeline"][-1])
             equal[name] += sum(a == b for a, b in zip(found.captions, expected, strict=True))
     peer.workers = 2
-    with_workers = timed(peer, samples[0]).rate
+    with_workers = timed(peer, samples[0][: 2 * SEARCH]).rate
+    peer.workers = 0
     total = sum(map(len, samples))
     result: dict[str, Any] = {
         "items_per_second": {name: round(statistics.median(found), 1) for name, found in rates.items()},
@@ -196,10 +202,20 @@ def measure(folder: Path, there: int, chosen: argparse.Namespace) -> dict[str, A
         "threads": chosen.threads, "pictures": there, "sample": len(samples[0]), "seed": chosen.seed,
     }  # fmt: skip
     if chosen.whole:
-        whole = timed(Ours(folder, 64, reduced=False, buckets=32), range(there))
+        whole = {"pipeline": timed(peer, range(there))} | {
+            name: timed(Ours(folder, 64, **options), range(there)) for name, options in VARIATIONS.items()
+        }
+        expected = whole["pipeline"]
         result["whole"] = {
-            "items_per_second": round(whole.rate, 1),
-            "captioned": sum(map(bool, whole.captions)),
+            name: {
+                "items_per_second": round(found.rate, 1),
+                "ratio": round(found.rate / expected.rate, 2),
+                "cpu_ms_per_item": round(found.cpu_ms, 2),
+                "different_captions": sum(
+                    a != b for a, b in zip(found.captions, expected.captions, strict=True)
+                ),
+            }
+            for name, found in whole.items()
         }
     return result
 
@@ -210,12 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the drawn pictures")
     parser.add_argument("--pictures", type=int, default=20_000)
-    parser.add_argument("--sample", type=int, default=512, help="pictures per round")
+    parser.add_argument("--sample", type=int, default=4000, help="pictures per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the drawings and samples")
     parser.add_argument("--threads", type=int, default=2, help="of torch, for all alike")
     parser.add_argument("--draw", type=float, default=0, help="only draw, for so many seconds")
-    parser.add_argument("--whole", action="store_true", help="also caption all pictures into one store")
+    parser.add_argument("--whole", action="store_true", help="also caption all pictures at once")
     parser.add_argument("--quick", action="store_true", help="64 pictures, 2 rounds")
     chosen = parser.parse_args(argv)
     if chosen.quick:

@@ -164,7 +164,7 @@ def engine_fingerprint(
 ) -> dict[str, str]:
     """Everything about an engine that decides its output, without loading the model or torch.
 
-    The image processor's backend belongs to it: PIL and torchvision differ by up to 1/255 per pixel.
+    The image processor's backend belongs to it: PIL and torchvision differ in some pixels.
     """
     if config.engine == "fake":
         return dict(FakeEngine().fingerprint)
