@@ -32,6 +32,7 @@ def caption_parts(road: Road) -> dict[str, Any]:
         "batch_size": settings.batch_size,
         "limits": settings.limits.model_dump(),
         "buckets": settings.buckets,
+        **({} if settings.visual_tokens is None else {"visual_tokens": settings.visual_tokens}),
     }
 
 

@@ -97,7 +97,13 @@ def picture_embedder_of(work: Workplace, settings: PictureEmbedConfig) -> Pictur
 def _caption_store_parts(work: Workplace, captioner: Captioner | OnDemand) -> dict[str, Any]:
     settings = caption_settings(work)
     prompt = prompt_of(settings)
-    return caption_parts(captioner, prompt=prompt, batch_size=settings.batch_size, limits=settings.limits)
+    return caption_parts(
+        captioner,
+        prompt=prompt,
+        batch_size=settings.batch_size,
+        limits=settings.limits,
+        visual_tokens=settings.visual_tokens,
+    )
 
 
 def captions_here(work: Workplace) -> ShardStore:
@@ -120,6 +126,7 @@ def fill_captions(work: Workplace) -> tuple[ShardStore, StageResult]:
             prompt=prompt_of(settings),
             batch_size=settings.batch_size,
             limits=settings.limits,
+            visual_tokens=settings.visual_tokens,
             max_bad=work.config.max_bad,
             retry_bad=how.retry_bad,
             rehash=how.rehash,

@@ -22,7 +22,12 @@ STAGE = "caption"
 
 
 def caption_parts(
-    captioner: Captioner, *, prompt: Prompt, batch_size: int, limits: PictureLimits | None = None
+    captioner: Captioner,
+    *,
+    prompt: Prompt,
+    batch_size: int,
+    limits: PictureLimits | None = None,
+    visual_tokens: int | None = None,
 ) -> dict[str, Any]:
     """The fingerprint parts of a caption store: everything that decides a caption, except the items."""
     return {
@@ -31,6 +36,8 @@ def caption_parts(
         "prompt": prompt.as_part(),
         "batch_size": batch_size,
         "limits": (limits or PictureLimits()).model_dump(),
+        # Named only where it is set, so that captions made before there was such a key stay valid.
+        **({} if visual_tokens is None else {"visual_tokens": visual_tokens}),
     }
 
 
@@ -42,13 +49,16 @@ def caption_store(
     batch_size: int,
     buckets: int,
     limits: PictureLimits | None = None,
+    visual_tokens: int | None = None,
 ) -> ShardStore:
     """The store for captions made with these settings.
 
     Raises:
         RunFolderError: the folder holds captions made with others.
     """
-    parts = caption_parts(captioner, prompt=prompt, batch_size=batch_size, limits=limits)
+    parts = caption_parts(
+        captioner, prompt=prompt, batch_size=batch_size, limits=limits, visual_tokens=visual_tokens
+    )
     return ShardStore(folder, parts, buckets)
 
 
@@ -60,6 +70,7 @@ def caption_items(
     prompt: Prompt,
     batch_size: int = 8,
     limits: PictureLimits | None = None,
+    visual_tokens: int | None = None,
     max_bad: float = 0.01,
     retry_bad: bool = False,
     part: tuple[int, int] = (0, 1),
@@ -83,6 +94,7 @@ def caption_items(
         prompt: the instruction; its slots are filled from the item.
         batch_size: pictures per call of the engine.
         limits: how large a picture may be.
+        visual_tokens: most picture tokens of a batch, padding included; None: only ``batch_size`` counts.
         max_bad: share of items that may be quarantined (at least one, unless 0).
         retry_bad: work again on shards that hold quarantined items.
         part: ``(i, n)``: this process works on every n-th bucket beginning with i.
@@ -112,6 +124,7 @@ def caption_items(
         rehash=rehash,
         decoders=decoders,
         fit=lambda: getattr(captioner, "picture_fit", None),
+        budget=visual_tokens,
         max_bad=max_bad,
         retry_bad=retry_bad,
         part=part,

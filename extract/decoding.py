@@ -25,7 +25,6 @@ from PIL import Image
 
 from extract.decoder_worker import LENGTH, PIXELS, READY, REFUSED, TOO_MUCH_MEMORY
 from extract.errors import MissingPrerequisite
-from extract.faults import Failure
 from extract.picture_fit import PictureFit
 from extract.pictures import BadPicture, PictureLimits, decode_picture
 
@@ -160,22 +159,6 @@ def decoding(limits: PictureLimits, processes: int | None, fit: FitOf = no_fit) 
     else:
         with DecoderPool(limits, fit, processes) as pool:
             yield pool
-
-
-def next_batch(
-    waiting: dict[str, tuple[Future[Image.Image], str]], size: int
-) -> tuple[dict[str, tuple[Image.Image, str]], dict[str, Failure]]:
-    """Take pictures and texts off the front of a queue until a batch is full; and the ones refused."""
-    batch: dict[str, tuple[Image.Image, str]] = {}
-    refused: dict[str, Failure] = {}
-    while waiting and len(batch) < size:
-        key = next(iter(waiting))
-        future, text = waiting.pop(key)
-        try:
-            batch[key] = (future.result(), text)
-        except BadPicture as bad:
-            refused[key] = Failure(bad.reason, bad.detail)
-    return batch, refused
 
 
 class _Died(Exception):

@@ -86,6 +86,8 @@ class CaptionConfig(BaseModel):
     """Longest caption, in tokens."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per batch."""
+    visual_tokens: int | None = Field(default=None, ge=1)
+    """Most picture tokens per batch, padding included, where a picture's size decides how many it has."""
     decoders: int | None = Field(default=None, ge=0)
     """Processes that decode pictures, within limits; null: one per core, at most 8; 0: the run's own."""
     resizer: Resizer = "pillow"
@@ -109,6 +111,14 @@ class CaptionConfig(BaseModel):
     def _has_a_server(self) -> CaptionConfig:
         if self.engine == "endpoint" and (self.endpoint is None or not self.model):
             raise ValueError('the engine "endpoint" needs `model` and the section `endpoint`')
+        return self
+
+    @model_validator(mode="after")
+    def _resizes_itself(self) -> CaptionConfig:
+        ours = {"resizer": "pillow", "reduced_jpeg": False, "visual_tokens": None}
+        set_here = [name for name, value in ours.items() if getattr(self, name) != value]
+        if set_here and self.engine in ("vllm", "endpoint"):
+            raise ValueError(f"the engine resizes and batches pictures itself: {', '.join(set_here)}")
         return self
 
 
@@ -184,8 +194,10 @@ def engine_fingerprint(
     parts |= {"max_new_tokens": str(config.max_new_tokens), "attention": str(config.attention)}
     # Named only where they are on, so that captions made before the switches existed stay valid.
     reduced = {"reduced_jpeg": "2"} if config.reduced_jpeg else {}
+    # In half precision a caption depends on its batch.
+    planned = {} if config.dtype == "float32" else {"batches": "by size"}
     resized = {"resizer": config.resizer} if config.resizer != "pillow" else {}
-    return parts | {"image_backend": image_backend()} | reduced | resized
+    return parts | {"image_backend": image_backend()} | reduced | resized | planned
 
 
 def batch_invariant(fingerprint: Mapping[str, str]) -> bool:

@@ -50,6 +50,10 @@ class PictureFit(BaseModel):
             return (short, long) if width <= height else (long, short)
         return self._by_area(width, height)
 
+    def tokens(self, size: tuple[int, int]) -> int:
+        """Blocks in the model's picture, which decide how long its input is; 1 where all are alike."""
+        return math.prod(self.target(size)) // self.block**2 if self.kind == "pixels" else 1
+
     def applies(self, size: tuple[int, int]) -> bool:
         """Whether the processor leaves a picture alone that has the target's size."""
         target = self.target(size)

@@ -9,15 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
 from extract.cpu_share import half_the_threads
-from extract.decoding import Decoder, FitOf, decoding, next_batch, no_fit
+from extract.decoding import Decoder, FitOf, decoding, no_fit
 from extract.faults import Failure, isolate
 from extract.items import Catalog, Item
+from extract.picture_batches import BatchPlan, Pairs
 from extract.picture_memo import PictureMemo, check_pictures, known_input, read_input
 from extract.pictures import PictureLimits
 from extract.stage import ShardOutput, StageResult, run_shards
@@ -31,23 +32,23 @@ Batch = Sequence[tuple[Image.Image, str]]
 class Bench:
     """What the work on a shard begins with."""
 
-    pairs: Sequence[tuple[Item, str]]
-    """The shard's items in id order, each with the text that goes with its picture."""
+    pairs: Pairs
+    """The shard's, in id order."""
     memo: PictureMemo
     limits: PictureLimits
     decoder: Decoder
-    batch_size: int
+    plan: BatchPlan
 
 
 @dataclass
 class PictureWork(ABC, Generic[Outcome]):
-    """One shard in work: items are taken in id order, pictures wait until a batch is full."""
+    """One shard in work: items are taken one by one, pictures wait until a batch is full."""
 
     bench: Bench
     outcomes: dict[str, Outcome | Failure | None] = field(default_factory=dict)
     """By input hash: what the model made, why there is nothing, or None where there is no picture."""
     items: list[tuple[str, str]] = field(default_factory=list)
-    """Item ids with the hash of their input; items of equal hash share one outcome."""
+    """Item ids with the hash of their input, as taken; items of equal hash share one outcome."""
     waiting: dict[str, tuple[Future[Image.Image], str]] = field(default_factory=dict)
 
     @abstractmethod
@@ -73,7 +74,16 @@ class PictureWork(ABC, Generic[Outcome]):
     def take(self, most: int) -> None:
         """Take items until so many pictures wait, or to the last item."""
         while len(self.waiting) < most and not self.all_taken:
-            self._take(*self.bench.pairs[len(self.items)])
+            self._take(*self._queue[len(self.items)])
+
+    @cached_property
+    def _queue(self) -> Pairs:
+        """The shard's items: first those that need no model, then the others in the plan's order."""
+        settled, fresh = list[tuple[Item, str]](), list[tuple[Item, str]]()
+        for pair in self.bench.pairs:
+            key = known_input(*pair, self.bench.memo)
+            (fresh if key is None or not self._settled(key) else settled).append(pair)
+        return [*settled, *(self.bench.plan.order(fresh) if fresh else ())]
 
     def _take(self, item: Item, text: str) -> None:
         """Read one item's picture and have it decoded, unless an equal one was seen."""
@@ -90,7 +100,7 @@ class PictureWork(ABC, Generic[Outcome]):
 
     def flush(self) -> None:
         """Hand the first pictures that wait to the model, a whole batch of good ones if there are so many."""
-        batch, refused = next_batch(self.waiting, self.bench.batch_size)
+        batch, refused = self.bench.plan.next_batch(self.waiting)
         self.outcomes.update(refused)
         # An equal picture of the shard before may have come through since this one was taken ahead.
         batch = {key: pair for key, pair in batch.items() if not self._settled(key)}
@@ -118,6 +128,7 @@ def run_picture_shards(
     rehash: bool,
     decoders: int | None,
     fit: FitOf = no_fit,
+    budget: int | None = None,
     **options: Any,
 ) -> StageResult:
     """`run_shards` over the pictures of a catalogue.
@@ -131,7 +142,8 @@ def run_picture_shards(
         limits: how large a picture may be.
         rehash: read every picture to see whether it changed; otherwise size and modification time tell.
         decoders: processes that decode pictures within limits; 0: this one; None: one per core, at most 8.
-        fit: gives the size the model takes pictures in, asked when the first is decoded.
+        fit: gives the size the model takes pictures in, asked when the first is to be decoded.
+        budget: most picture tokens of a batch, where a picture's size decides how many it has.
         options: of `run_shards`.
 
     Raises:
@@ -140,6 +152,7 @@ def run_picture_shards(
     """
     check_pictures(catalog)
     limits = limits or PictureLimits()
+    plan = BatchPlan(catalog.pictures, fit, batch_size, budget)
 
     @lru_cache(maxsize=1)  # a shard whose inputs have changed is asked for twice in a row
     def memo_of(bucket: int) -> PictureMemo:
@@ -160,7 +173,7 @@ def run_picture_shards(
 
     def begin(positions: Sequence[int]) -> PictureWork[Any]:
         bucket, pairs = members(positions)
-        return work_on(Bench(pairs, memo_of(bucket), limits, decoder, batch_size), bucket)
+        return work_on(Bench(pairs, memo_of(bucket), limits, decoder, plan), bucket)
 
     with decoding(limits, decoders, fit) as decoder:
         return run_shards(
@@ -189,6 +202,7 @@ def _outputs(works: Iterator[PictureWork[Any]], ahead: int) -> Iterator[ShardOut
             work.flush()
             work.take(ahead)
         work.bench.memo.save()
+        work.items.sort()
         yield work.output()
         work = following or next(works, None)
 
