@@ -31,9 +31,14 @@ _FIELDS = ("code", "what", "where", "why", "next_step")
 
 
 class PartWorker:
-    """An actor: one step of the extraction, on whichever parts it is given."""
+    """An actor: one step of the extraction, on whichever parts it is given.
 
-    def __init__(self, config: RunConfig, extraction: Extraction, step: str, parts: int) -> None:
+    It works in the driver's folder where there is one of that name, so that relative paths of models hold.
+    """
+
+    def __init__(self, config: RunConfig, extraction: Extraction, step: str, parts: int, folder: str) -> None:
+        if os.path.isdir(folder):
+            os.chdir(folder)
         self._config, self._extraction, self._step, self._parts = config, extraction, step, parts
         self._work = Workplace(config, Progress(), extraction)
 
@@ -83,7 +88,7 @@ def _run(
     needs_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
     done = ray.data.range(parts, override_num_blocks=parts).map(
         PartWorker,
-        fn_constructor_args=(lenient, extraction, step, parts),
+        fn_constructor_args=(lenient, extraction, step, parts, os.getcwd()),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=1 if needs_gpu else 0,
