@@ -118,6 +118,7 @@ def draw_pairs(rng: np.random.Generator) -> NDArray[np.int64]:
 
 def our_turns(name: str, folder: Path, seed: int, clock: Clock) -> None:
     """Epochs of ours, each with a full evaluation."""
+    from extract.cpu_share import keep_freed_memory
     from extract.features import FeatureTable
     from recsys import TrainConfig, id_places, interactions_from, top_k
     from recsys.metrics import METRICS, hit_matrix
@@ -143,6 +144,7 @@ def our_turns(name: str, folder: Path, seed: int, clock: Clock) -> None:
         features = {
             kind: FeatureTable(tuple(ids), np.load(folder / f"{kind}_feat.npy")) for kind in ("image", "text")
         }
+    keep_freed_memory()  # as every stage of a run does
     model = build_model(name, OURS[name], train, features, seed=seed)
     config = TrainConfig(epochs=10_000, batch_size=2048, learning_rate=1e-3, seed=seed)
     seen, truth, places = train.matrix(), valid.matrix(), id_places(train.item_ids)
