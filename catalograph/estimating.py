@@ -21,6 +21,7 @@ from catalograph.progress import Progress
 from catalograph.workplace import Extraction, Workplace
 from extract.caption_shards import caption_table, save_captions
 from extract.embed import save_embedded
+from extract.errors import InvalidData
 from extract.items import Catalog
 from extract.stage import StageResult
 from extract.store import ShardStore, group_by_bucket
@@ -67,11 +68,18 @@ def estimate(config: RunConfig, seconds: float, price: float | None, progress: P
         seconds: to measure each stage for, model loading and warm-up not counted.
         price: of one hour of this machine, in any currency; None leaves the money out.
         progress: told how far it is.
+
+    Raises:
+        InvalidData: the catalogue is empty.
     """
     started = time.monotonic()
     # What a sample may hold of bad pictures is no reason to stop: the run has its own limit.
     work = Workplace(config.model_copy(update={"max_bad": 1.0}), progress)
     size = len(work.catalog)
+    if not size:
+        raise InvalidData(
+            "D118", "the catalogue has no items, so there is nothing to estimate", where=str(config.data.catalog)
+        )
     reading = time.monotonic() - started
     stages: dict[str, StageEstimate] = {}
     captions: pa.Table | None = None

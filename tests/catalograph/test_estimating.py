@@ -140,3 +140,9 @@ def test_people_get_a_table_and_the_totals(shop: Path, capsys: pytest.CaptureFix
     assert main(["estimate", "-c", "shop.yaml", "--seconds", "0.2", "--price", "2"]) == 0
     text = capsys.readouterr().out
     assert "embed titles" in text and "hours" in text and "cost 0.00" in text
+
+
+def test_an_empty_catalogue_has_nothing_to_estimate(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shop.parent / "items.csv").write_text("item_id,title,photo\n")
+    assert main(["estimate", "-c", str(shop)]) == 5
+    assert "D118" in capsys.readouterr().err
