@@ -77,9 +77,8 @@ def estimate(config: RunConfig, seconds: float, price: float | None, progress: P
     work = Workplace(config.model_copy(update={"max_bad": 1.0}), progress)
     size = len(work.catalog)
     if not size:
-        raise InvalidData(
-            "D118", "the catalogue has no items, so there is nothing to estimate", where=str(config.data.catalog)
-        )
+        why = "nothing can be estimated from it"
+        raise InvalidData("D118", "the catalogue has no items", where=str(config.data.catalog), why=why)
     reading = time.monotonic() - started
     stages: dict[str, StageEstimate] = {}
     captions: pa.Table | None = None

@@ -143,6 +143,6 @@ def test_people_get_a_table_and_the_totals(shop: Path, capsys: pytest.CaptureFix
 
 
 def test_an_empty_catalogue_has_nothing_to_estimate(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (shop.parent / "items.csv").write_text("item_id,title,photo\n")
-    assert main(["estimate", "-c", str(shop)]) == 5
+    (shop / "items.csv").write_text("item_id,title,photo\n")
+    assert main(["estimate", "-c", str(shop / "shop.yaml")]) == 5
     assert "D118" in capsys.readouterr().err
