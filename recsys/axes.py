@@ -52,9 +52,9 @@ def rows_of(ids: Sequence[str] | NDArray[np.str_], axis: NDArray[np.str_], kind:
     return order[place].astype(np.int32)
 
 
-def dictionary(rows: NDArray[np.int32], axis: NDArray[np.str_]) -> pa.DictionaryArray:
-    """Arrow text column of the ids at the given rows."""
-    return pa.DictionaryArray.from_arrays(pa.array(rows), pa.array(axis.tolist(), type=pa.string()))
+def dictionary(rows: NDArray[np.int32], axis: pa.Array) -> pa.DictionaryArray:
+    """Arrow text column of the ids of an Arrow axis at the given rows."""
+    return pa.DictionaryArray.from_arrays(pa.array(rows), axis)
 
 
 def positions(column: pa.ChunkedArray, axis: Sequence[str]) -> NDArray[np.int32]:

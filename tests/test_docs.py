@@ -22,6 +22,7 @@ from extract.items import CatalogColumns
 from extract.picture_engines import PictureEmbedConfig
 from extract.pictures import PictureLimits
 from extract.vectors import VectorsConfig
+from recsys.filters import FilterConfig
 from recsys.interactions import InteractionColumns
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
@@ -37,6 +38,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`data`": sections.DataConfig,
     "`data.catalog_columns`": CatalogColumns,
     "`data.interaction_columns`": InteractionColumns,
+    "`data.filter`": FilterConfig,
     "`data.split`": SplitConfig,
     "`caption`": CaptionConfig,
     "`caption.endpoint`": EndpointConfig,
