@@ -25,12 +25,22 @@ from extract.store import fingerprint
 from recsys.filters import FilterConfig
 from recsys.groups import GROUPINGS
 from recsys.interactions import InteractionColumns
+from recsys.search_space import TuneConfig
 from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
-    *("run_dir", "data.root", "report", "max_bad", "threads", "candidates.memory_gib", "data.memory_gib"),
+    *(
+        "run_dir",
+        "data.root",
+        "report",
+        "tune",
+        "max_bad",
+        "threads",
+        "candidates.memory_gib",
+        "data.memory_gib",
+    ),
     "caption.decoders",
     "features.*.pictures.decoders",
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
@@ -198,6 +208,8 @@ class RunConfig(_Section):
     """What is measured."""
     report: ReportConfig = ReportConfig()
     """The HTML report."""
+    tune: TuneConfig = TuneConfig()
+    """The search of `catalograph tune`."""
     run_dir: Path | None = None
     """The run folder; relative to the working folder."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -31,6 +31,9 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
             if feature not in features:
                 path = ("retrievers", name, "features", str(position))
                 problems.append((path, unknown_name("feature", feature, features)))
+    for name in _table(_table(raw.get("tune")).get("space")):
+        if name not in retrievers:
+            problems.append((("tune", "space", str(name)), unknown_name("retriever", name, retrievers)))
     candidates = _table(raw.get("candidates"))
     order = str(candidates.get("order_by", "best"))
     if order not in ("best", "merged", *retrievers):

@@ -44,6 +44,7 @@ LIGHT = (
     "recsys.merge",
     "recsys.newcomers",
     "recsys.settings",
+    "recsys.search_space",
     "rerank",
     "rerank.settings",
     "rerank.prompts",

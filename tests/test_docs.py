@@ -24,6 +24,7 @@ from extract.pictures import PictureLimits
 from extract.vectors import VectorsConfig
 from recsys.filters import FilterConfig
 from recsys.interactions import InteractionColumns
+from recsys.search_space import TuneConfig
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
 from rerank.prompts import LAYOUTS
@@ -58,6 +59,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`rerank.finetune.lora`": LoraConfig,
     "`evaluate`": sections.EvaluateConfig,
     "`report`": sections.ReportConfig,
+    "`tune`": TuneConfig,
 }
 
 
