@@ -34,6 +34,7 @@ from public_data import films
 
 from extract.features import FeatureTable
 from recsys import Interactions, SplitConfig, bootstrap_difference, evaluate, retrieve, split_interactions
+from recsys.knock_outs import permuted
 from recsys.list_rules import ListRules, ruled_lists
 from recsys.models import build_model
 from recsys.settings import TrainConfig
@@ -52,7 +53,8 @@ GRIDS: dict[str, list[Setting]] = {
     ],
     "vbpr": [({}, LONG | {"epochs": e, "learning_rate": 1e-2}) for e in (4, 12)],
     "lirdrec": [({"layers": 2, "embedding_size": 32}, LONG | {"epochs": e}) for e in (4, 12)],
-    "cm3": [({"layers": 2, "embedding_size": 32}, LONG | {"epochs": e}) for e in (4, 12)],
+    # Its loss compares all pairs of a batch.
+    "cm3": [({"layers": 2, "embedding_size": 32}, LONG | {"epochs": 4, "batch_size": 4096})],
 }
 
 
@@ -97,16 +99,6 @@ class Cold:
         return {name: found[name].tolist() for name in METRICS}
 
 
-def permuted(features: Mapping[str, FeatureTable], seed: int) -> dict[str, FeatureTable]:
-    """Each table's rows dealt out to other items, all tables in the same way."""
-    order: dict[int, NDArray[np.int64]] = {}
-    made = {}
-    for name, table in features.items():
-        rows = order.setdefault(len(table.ids), np.random.default_rng([seed, 5]).permutation(len(table.ids)))
-        made[name] = FeatureTable(table.ids, table.matrix[rows], table.present[rows])
-    return made
-
-
 def fitted(
     name: str, setting: Setting, train: Interactions, features: Mapping[str, FeatureTable], seed: int
 ) -> Any:
@@ -137,7 +129,9 @@ class Bench:
                 sys.stdout.write(json.dumps({"paused": True}) + "\n")
                 raise SystemExit(75)
             began = time.monotonic()
-            given = permuted(self.features, seed) if shuffled else self.features
+            given = self.features
+            if shuffled:
+                given = {n: permuted(table, seed) for n, table in given.items()}
             model = fitted(name, setting, data.train, given, seed)
             found = {
                 "among_cold": data.measure(model, among_all=False),

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from catalograph.cross_checks import cross_problems
 from catalograph.feature_config import FeatureConfig
+from catalograph.worth_settings import WorthConfig
 from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig
 from extract.items import CatalogColumns
@@ -31,18 +32,8 @@ from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
-    *(
-        "run_dir",
-        "data.root",
-        "report",
-        "tune",
-        "max_bad",
-        "threads",
-        "candidates.memory_gib",
-        "data.memory_gib",
-    ),
-    "caption.decoders",
-    "features.*.pictures.decoders",
+    *("run_dir", "data.root", "data.memory_gib", "report", "tune", "worth", "max_bad", "threads"),
+    *("candidates.memory_gib", "caption.decoders", "features.*.pictures.decoders"),
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
 )
 """Keys, with all below them, that may differ between two runs of one folder.
@@ -210,6 +201,8 @@ class RunConfig(_Section):
     """The HTML report."""
     tune: TuneConfig = TuneConfig()
     """The search of `catalograph tune`."""
+    worth: WorthConfig = WorthConfig()
+    """The trial of `catalograph worth`."""
     run_dir: Path | None = None
     """The run folder; relative to the working folder."""
     seed: Annotated[int, Field(ge=0)] = 0

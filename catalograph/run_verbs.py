@@ -75,3 +75,33 @@ def tune(
         typer.echo(f"{name}: {row['metric']} {now} as configured, {best} found in {row['tries']} tries")
         for key, value in row["settings"].items():
             typer.echo(f"  --set retrievers.{name}.{key}={value}")
+
+
+def worth(
+    config: Config = None,
+    sets: Set = None,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", help="Folder of the trial; the same command goes on there. Default: by name."),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="What an hour of this machine costs.")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Is captioning worth its price here? Captions a sample, trains with, without, and with controls."""
+    from catalograph.progress import Progress
+    from catalograph.worth import worth as tried
+
+    resolved = load_run(config, sets, None)
+    folder = work or Path("runs") / f"worth-{run_folder(resolved, config, None).name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with Progress() as progress:
+        found = tried(resolved, folder, price, progress)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    from catalograph.console import print_worth
+
+    print_worth(found)

@@ -16,6 +16,7 @@ from catalograph import config as sections
 from catalograph.cli import app
 from catalograph.config_file import load_config
 from catalograph.feature_config import FeatureConfig
+from catalograph.worth_settings import WorthConfig
 from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
@@ -60,6 +61,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`evaluate`": sections.EvaluateConfig,
     "`report`": sections.ReportConfig,
     "`tune`": TuneConfig,
+    "`worth`": WorthConfig,
 }
 
 
