@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from extract.disk import atomic_file
-from recsys.axes import dictionary
 
 ROWS = 1 << 20
 """Rows of one group in the file."""
@@ -41,12 +40,15 @@ def write_pairs(
         writer: Any = None
         for columns in regrouped(chunks, ROWS):
             table = pa.table({
-                "user_id": dictionary(columns["user_rows"], users),
-                "item_id": dictionary(columns["item_rows"], items),
+                # Texts, not a dictionary: the whole axis would be written with every group of rows.
+                "user_id": users.take(pa.array(columns["user_rows"])),
+                "item_id": items.take(pa.array(columns["item_rows"])),
                 **{name[:-1]: pa.array(values) for name, values in columns.items() if name not in PAIR},
-            }).replace_schema_metadata(metadata)
-            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            })
+            # Arrow's own copy of the schema would hold both axes once more.
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd", store_schema=False)
             writer.write_table(table, row_group_size=ROWS)
+        writer.add_key_value_metadata(metadata)
         writer.close()
 
 

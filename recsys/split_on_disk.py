@@ -81,8 +81,9 @@ class SplitOnDisk:
         """The order that `recsys.split` draws: one permutation of the rows in the order of the file."""
         self._db.do(f"CREATE TABLE ordered AS SELECT * FROM {rows} ORDER BY n")
         size = self._db.one("SELECT count(*) FROM ordered")
-        keys = pa.table({"key": np.random.default_rng(config.seed).permutation(size).astype(np.int32)})
-        self._db.give("keys", keys)
+        keys = np.arange(size, dtype=np.int32)
+        np.random.default_rng(config.seed).shuffle(keys)
+        self._db.give("keys", pa.table({"key": keys}))
         self._hold("(SELECT * FROM ordered POSITIONAL JOIN keys)", "key", config)
         self._db.do("DROP TABLE ordered")
 
