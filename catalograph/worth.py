@@ -1,5 +1,6 @@
 """Is captioning worth its price here? Captions for a sample of the catalogue, and a retriever trained with
-them, without them, and with what should be worth nothing: the captions of other items, noise, a constant.
+them, without them, and with what should do as well if they say nothing new: the captions of other items,
+noise, a constant, and what the retriever's other features foretell of the captions.
 
 The sample is a catalogue of its own: its items, and the choices of them. A fifth of the items is made cold,
 so that one training tells what captions do for items with and without choices. All is judged on test choices
@@ -42,14 +43,14 @@ from recsys.candidates import retrieve
 from recsys.filters import FilterConfig, filter_interactions
 from recsys.groups import judged_by_group, popularity, warmth
 from recsys.interactions import Interactions, interactions_from, read_interactions
-from recsys.knock_outs import KNOCK_OUTS
+from recsys.knock_outs import KNOCK_OUTS, foretold
 from recsys.metrics import judge
 from recsys.significance import bootstrap_seeds
 from recsys.split import Split, split_interactions
 
 SECONDS = 10.0
 """What is measured to say what the whole catalogue costs."""
-WITH, WITHOUT = "captions", "no captions"
+WITH, WITHOUT, FORETOLD = "captions", "no captions", "foretold"
 Values = dict[str, NDArray[np.float64]]
 """By stratum, one value per user with a test choice there."""
 
@@ -66,7 +67,7 @@ class Trial:
 
     def arms(self) -> list[str]:
         """Names of what is trained; a retriever of captions alone cannot do without."""
-        others = [WITHOUT] if len(self.captioned) < len(self.features) else []
+        others = [WITHOUT, FORETOLD] if len(self.captioned) < len(self.features) else []
         return [WITH, *others, *KNOCK_OUTS]
 
 
@@ -201,14 +202,15 @@ def _measured(trial: Trial, arm: str, seed: int) -> Values:
 
 
 def _features(trial: Trial, arm: str, seed: int) -> dict[str, FeatureTable]:
+    free = {name: table for name, table in trial.features.items() if name not in trial.captioned}
+    captions = {name: trial.features[name] for name in trial.captioned}
     if arm == WITHOUT:
-        return {name: t for name, t in trial.features.items() if name not in trial.captioned}
-    if arm == WITH:
-        return dict(trial.features)
-    return {
-        name: KNOCK_OUTS[arm](table, seed) if name in trial.captioned else table
-        for name, table in trial.features.items()
-    }
+        return free
+    if arm == FORETOLD:
+        return free | {name: foretold(t, list(free.values()), seed) for name, t in captions.items()}
+    if arm != WITH:
+        captions = {name: KNOCK_OUTS[arm](table, seed) for name, table in captions.items()}
+    return free | captions
 
 
 def _train(trial: Trial, features: Mapping[str, FeatureTable], seed: int) -> Values:

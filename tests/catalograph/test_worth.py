@@ -19,7 +19,7 @@ from recsys import interactions_from, train
 if TYPE_CHECKING:
     from conftest import World
 
-ARMS = ["captions", "no captions", "permuted", "noise", "constant"]
+ARMS = ["captions", "no captions", "foretold", "permuted", "noise", "constant"]
 
 
 def asked(world: World, name: str, *arguments: str, **changes: Any) -> tuple[int, str, str]:
@@ -50,8 +50,8 @@ def test_a_trial_measures_every_control_in_every_stratum_and_goes_on_where_it_st
     assert asked(world, "trial", *work, **changes)[0] == 130
     code, out, err = asked(world, "trial", *work, **changes)
     assert code == 0, err
-    # Six were kept; the seventh and the four after it are made once.
-    assert len(fitted) == 7 + 4
+    # Six of twelve were kept; the seventh and those after it are made once.
+    assert len(fitted) == 7 + 6
     found = json.loads(out)
     assert json.loads((world.root / "trial/worth.json").read_text()) == found
     assert found["sample"]["items"] == 60 and found["retriever"] == "lirdrec"
@@ -63,7 +63,7 @@ def test_a_trial_measures_every_control_in_every_stratum_and_goes_on_where_it_st
             assert gain["low"] <= gain["gain"] <= gain["high"]
     assert found["whole_catalogue"]["items"] == 60 and found["whole_catalogue"]["cost"] is not None
     assert json.loads(asked(world, "trial", *work, **changes)[1])["strata"] == found["strata"]
-    assert len(fitted) == 11
+    assert len(fitted) == 13
 
 
 def values(mean: float, users: int = 400) -> NDArray[np.float64]:
@@ -81,7 +81,7 @@ def values(mean: float, users: int = 400) -> NDArray[np.float64]:
     ],
 )
 def test_the_answer_follows_the_intervals(captions: float, none: float, permuted: float, answer: str) -> None:
-    means = dict(zip(ARMS, (captions, none, permuted, 0.1, 0.1), strict=True))
+    means = dict(zip(ARMS, (captions, none, 0.1, permuted, 0.1, 0.1), strict=True))
     measured = {arm: [{"all": row} for row in values(mean)] for arm, mean in means.items()}
     found = gains(measured, "all", 0.05)
     assert found["answer"] == answer
@@ -94,8 +94,9 @@ def test_wide_intervals_leave_the_answer_open() -> None:
     assert gains(measured, "all", 0.05)["answer"] == "undecided"
 
 
-def test_a_control_that_does_as_well_forbids_a_yes() -> None:
-    means = dict(zip(ARMS, (0.30, 0.20, 0.20, 0.30, 0.1), strict=True))
+@pytest.mark.parametrize("as_well", ["foretold", "noise", "constant"])
+def test_a_control_that_does_as_well_means_no(as_well: str) -> None:
+    means = dict.fromkeys(ARMS, 0.2) | {"captions": 0.3, as_well: 0.3}
     measured = {arm: [{"all": row} for row in values(mean)] for arm, mean in means.items()}
     assert gains(measured, "all", 0.05)["answer"] == "no"
 
