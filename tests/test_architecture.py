@@ -40,6 +40,7 @@ LIGHT = (
     "recsys.significance",
     "recsys.beyond_accuracy",
     "recsys.groups",
+    "recsys.knock_outs",
     "recsys.list_rules",
     "recsys.merge",
     "recsys.newcomers",
@@ -63,6 +64,8 @@ LIGHT = (
     "catalograph.feature_files",
     "catalograph.demo",
     "catalograph.stages",
+    "catalograph.tuning",
+    "catalograph.worth",
 )
 """Contracts, and what light verbs need: none of them may import a model library, not even indirectly."""
 
