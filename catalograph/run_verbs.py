@@ -80,6 +80,7 @@ def tune(
 def worth(
     config: Config = None,
     sets: Set = None,
+    run_dir: RunDir = None,
     work: Annotated[
         Path | None,
         typer.Option("--work", help="Folder of the trial; the same command goes on there. Default: by name."),
@@ -94,8 +95,8 @@ def worth(
     from catalograph.progress import Progress
     from catalograph.worth import worth as tried
 
-    resolved = load_run(config, sets, None)
-    folder = work or Path("runs") / f"worth-{run_folder(resolved, config, None).name}"
+    resolved = load_run(config, sets, run_dir)
+    folder = work or Path("runs") / f"worth-{run_folder(resolved, config, run_dir).name}"
     folder.mkdir(parents=True, exist_ok=True)
     with Progress() as progress:
         found = tried(resolved, folder, price, progress)
