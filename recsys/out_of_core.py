@@ -38,7 +38,7 @@ NUMBER = {TRAIN: "train", VALID: "valid", TEST: "test"}
 
 def prepare_on_disk(plan: Plan, target: Callable[[str], Path], scratch: Path, memory_gib: float) -> Prepared:
     """Write the files of all parts with at most `memory_gib` GiB for duckdb; the process needs some 0.3 GiB
-    beside, and the two axes.
+    beside, and the two axes several times over.
 
     Raises:
         ResourceExhausted: R603, the memory or the disk below `scratch` does not suffice.
