@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Mapping, Sequence
@@ -51,14 +52,46 @@ def films(folder: Path, cache: Path, names: Sequence[str] = ("plot", "told")) ->
     }
     features = {}
     for name in names:
-        of_items = texts[name]
-        path = cache / f"{name}.safetensors"
-        if not path.is_file():
-            embedder = build_embedder(EmbedConfig(model=model_folder(EmbedConfig().model)))
-            present = np.array([bool(text) for text in of_items])
-            FeatureTable(tuple(items.ids), embed_texts(of_items, embedder), present).save(path)
-        features[name] = FeatureTable.load(path)
+        features[name] = embedded(cache / f"{name}.safetensors", items.ids, texts[name])
     return Data(split_interactions(interactions, labels), features, {"EASE": (0.2723, 0.4051)}, refit=True)
+
+
+def embedded(path: Path, ids: Sequence[str], texts: Sequence[str]) -> FeatureTable:
+    """MiniLM vectors of texts, made once; an empty text has none."""
+    if not path.is_file():
+        embedder = build_embedder(EmbedConfig(model=model_folder(EmbedConfig().model)))
+        present = np.array([bool(text) for text in texts])
+        FeatureTable(tuple(ids), embed_texts(list(texts), embedder), present).save(path)
+    return FeatureTable.load(path)
+
+
+def timed_films(folder: Path, cache: Path, split: SplitConfig, texts: Path | None = None) -> Data:
+    """MovieLens-100K, which has times, divided by `split`; with `texts`, the folder of ml1m_posters, the
+    feature `plot` of title, genres and plot.
+
+    Only users with a train choice are asked for in validation and test: of others nothing is known.
+    """
+    ids, titles, other = [], [], []
+    with (folder / "item_map.csv").open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            ids.append(row["item_id"])
+            titles.append(row["title"])
+            other.append(row["ml1m_item_id"])
+    columns = InteractionColumns(timestamp="timestamp", weight="rating")
+    interactions, _ = read_interactions(folder / "interactions.csv.gz", columns, ids)
+    parts = split_interactions(interactions, split)
+    known = np.unique(parts.train.user_rows)
+    valid, test = (part.take(np.isin(part.user_rows, known)) for part in (parts.valid, parts.test))
+    features = {}
+    if texts is not None:
+        described = CatalogColumns(item_id="item_id", title="title", text=["plot"], attributes=["genres"])
+        items = read_catalog(texts / "items.csv", described)
+        told = [
+            render_text("{title}. {attributes.genres}. {text}", items[same]) if same else title
+            for same, title in zip(other, titles, strict=True)
+        ]
+        features["plot"] = embedded(cache / "plot-100k.safetensors", ids, told)
+    return Data(Split(parts.train, valid, test), features, {}, refit=True)
 
 
 def baby(folder: Path, cache: Path, names: Sequence[str] = ()) -> Data:

@@ -15,7 +15,7 @@ import typer
 from catalograph.extract_verbs import estimate, extract
 from catalograph.feature_verbs import export, probe
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
-from catalograph.run_verbs import compare, newcomers
+from catalograph.run_verbs import compare, newcomers, tune, worth
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
 
@@ -213,6 +213,8 @@ def validate(
 
 app.command()(newcomers)
 app.command()(compare)
+app.command()(tune)
+app.command()(worth)
 
 
 @app.command()

@@ -18,19 +18,22 @@ from pydantic_core import PydanticCustomError
 
 from catalograph.cross_checks import cross_problems
 from catalograph.feature_config import FeatureConfig
+from catalograph.worth_settings import WorthConfig
 from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig
 from extract.items import CatalogColumns
 from extract.store import fingerprint
+from recsys.filters import FilterConfig
 from recsys.groups import GROUPINGS
 from recsys.interactions import InteractionColumns
+from recsys.search_space import TuneConfig
 from recsys.settings import TrainConfig
 from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
-    *("run_dir", "data.root", "report", "max_bad", "threads", "candidates.memory_gib", "caption.decoders"),
-    "features.*.pictures.decoders",
+    *("run_dir", "data.root", "data.memory_gib", "report", "tune", "worth", "max_bad", "threads"),
+    *("candidates.memory_gib", "caption.decoders", "features.*.pictures.decoders"),
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
 )
 """Keys, with all below them, that may differ between two runs of one folder.
@@ -58,17 +61,21 @@ class DataConfig(_Section):
     pictures: str | None = None
     """Folder or zip file with the pictures."""
     interactions: str
-    """Who chose what: CSV or Parquet."""
+    """Who chose what: CSV, Parquet, JSON lines, RecBole's or MMRec's .inter, a folder saved by datasets."""
     catalog_columns: CatalogColumns = CatalogColumns()
     """Names of the catalogue's columns."""
     interaction_columns: InteractionColumns = InteractionColumns()
     """Names of the interactions' columns."""
+    filter: FilterConfig = FilterConfig()
+    """Least numbers of choices per user and per item."""
     split: SplitConfig = SplitConfig()
     """How interactions are divided into train, validation and test."""
     unknown_items: Literal["error", "drop"] = "error"
     """What to do with interactions on items that the catalogue lacks; dropped ones are counted."""
     history_is_ordered: bool | None = None
     """Whether the order of a history means time; null: yes if there are timestamps."""
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """GiB of memory in which interactions are prepared on disk, with equal results; null: in memory."""
 
     def under_root(self, name: str) -> Path:
         """A path that starts at the data's root."""
@@ -192,6 +199,10 @@ class RunConfig(_Section):
     """What is measured."""
     report: ReportConfig = ReportConfig()
     """The HTML report."""
+    tune: TuneConfig = TuneConfig()
+    """The search of `catalograph tune`."""
+    worth: WorthConfig = WorthConfig()
+    """The trial of `catalograph worth`."""
     run_dir: Path | None = None
     """The run folder; relative to the working folder."""
     seed: Annotated[int, Field(ge=0)] = 0

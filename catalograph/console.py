@@ -97,6 +97,35 @@ def print_estimate(result: Mapping[str, Any]) -> None:
     console.print(f"{result['hours']:,.3f} hours, {memory}, {disk}{cost}", highlight=False)
 
 
+def print_worth(result: Mapping[str, Any]) -> None:
+    """What captions gained over each control, by stratum, what they cost, and the answer on the last line."""
+    console, sample = Console(), result["sample"]
+    title = (
+        f"\n{result['metric']} of {_plain(result['retriever'])} with captions, less that of others: "
+        f"{sample['items']:,} items, {sample['users']:,} users, {sample['seeds']} seeds"
+    )
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=False)
+    # The rest is in worth.json: more columns would not fit.
+    others = list(result["strata"]["all"]["gain_over"])[:2]
+    for heading in ("test choices of", "users", "captions", *(f"- {name}" for name in others), "worth it"):
+        table.add_column(heading, justify="left" if heading == "test choices of" else "right")
+    for name, row in result["strata"].items():
+        gains = [row["gain_over"][other] for other in others]
+        cells = [f"{g['gain']:+.4f} [dim]{g['low']:+.4f} {g['high']:+.4f}[/]" for g in gains]
+        mean = f"{row['means']['captions']:.4f}"
+        table.add_row(_plain(name), f"{row['users']:,}", mean, *cells, row["answer"])
+    console.print(table)
+    cost, money = result["whole_catalogue"], ""
+    if cost["cost"] is not None:
+        money = f", cost {cost['cost']:,.2f}"
+    console.print(
+        f"\nIntervals are 95 %, over users and seeds. Captions and vectors of all {cost['items']:,} items: "
+        f"{cost['hours']:,.3f} hours, {cost['disk_bytes'] / 2**30:.2f} GB{money}.",
+        highlight=False,
+    )
+    console.file.write(f"{result['answer']}\n")
+
+
 def print_probes(attribute: str, probes: Mapping[str, Probe]) -> None:
     """How well each feature predicts an attribute, one table per feature."""
     console = Console()

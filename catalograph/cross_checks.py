@@ -31,6 +31,9 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
             if feature not in features:
                 path = ("retrievers", name, "features", str(position))
                 problems.append((path, unknown_name("feature", feature, features)))
+    for name in _table(_table(raw.get("tune")).get("space")):
+        if name not in retrievers:
+            problems.append((("tune", "space", str(name)), unknown_name("retriever", name, retrievers)))
     candidates = _table(raw.get("candidates"))
     order = str(candidates.get("order_by", "best"))
     if order not in ("best", "merged", *retrievers):
@@ -81,12 +84,14 @@ def _model_problems(retrievers: Mapping[str, Any]) -> Iterator[Problem]:
             SETTINGS[model].model_validate(params)
         except ValidationError as error:
             yield from explain(error, SETTINGS[model], (*path, "params"))
-        features, weights = _names(_table(retriever).get("features")), _table(params.get("knn_weights"))
+        features = _names(_table(retriever).get("features"))
         if model in NEED_FEATURES and not features:
             yield (*path, "features"), f"{model} needs at least one feature"
-        if weights and set(weights) != set(features):
-            wanted = ", ".join(features) or "none"
-            yield (*path, "params", "knn_weights"), f"must name each of this retriever's features: {wanted}"
+        for key in ("knn_weights", "weights"):
+            weights = _table(params.get(key))
+            if weights and set(weights) != set(features):
+                wanted = ", ".join(features) or "none"
+                yield (*path, "params", key), f"must name each of this retriever's features: {wanted}"
 
 
 def _rerank_problems(raw: Mapping[str, Any], features: Mapping[str, Any]) -> Iterator[Problem]:

@@ -30,7 +30,7 @@ def recommend_newcomers(run_dir: Path, histories: Path, out: Path, as_json: bool
     config = load_config(run_dir / "config.yaml")
     data = config.data
     columns = data.interaction_columns.model_copy(update={"timestamp": None, "weight": None, "label": None})
-    with Progress() as progress, finished_road(config, run_dir, "recommend", progress) as road:
+    with Progress() as progress, finished_road(config, run_dir, ("recommend",), progress) as road:
         road.use_threads()
         newcomers, counts = read_interactions(histories, columns, road.catalog.ids, data.unknown_items)
         kind, known = final_fit(road)

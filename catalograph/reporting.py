@@ -70,7 +70,8 @@ def _notes(road: Road) -> list[str]:
     notes = [
         f"{summary['users']:,} users, {summary['items']:,} items; interactions: {sizes}. "
         f"{summary['unknown_items']:,} on unknown items and {summary['duplicates']:,} duplicates "
-        "were left out.",
+        f"were left out. Density {summary['density']:.2%}; the most chosen tenth of the items holds "
+        f"{summary['share_of_choices_by_share_of_items']['0.1']:.0%} of the choices.",
         f"Candidates come in the order of {leader['order_by']}{_weights(leader)}. Every choice was made on "
         "validation, and the test split was used once.",
         PROTOCOLS[road.config.candidates.protocol],

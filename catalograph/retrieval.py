@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ from catalograph.orders import SELECTION, choose_order, rule_parts, users_of, wr
 from catalograph.road import Counts, Road
 from extract.features import FeatureTable
 from extract.store import hash_file, write_atomic
-from recsys.interactions import Interactions, read_interactions
-from recsys.split import Fold, out_of_fold, split_interactions
+from recsys.interactions import Interactions
+from recsys.plan import Plan
+from recsys.prepare import prepare_interactions
+from recsys.split import Fold, out_of_fold
 
 if TYPE_CHECKING:
     from recsys.ranking import Recommender
@@ -51,6 +53,7 @@ def prepare_parts(road: Road) -> dict[str, Any]:
         "interactions": road.run.input_hash(data.interactions_path),
         "catalog": road.catalog_parts(),
         "columns": data.interaction_columns.model_dump(mode="json"),
+        "filter": data.filter.model_dump(mode="json"),
         "split": data.split.model_dump(mode="json"),
         "unknown_items": data.unknown_items,
         "history_is_ordered": data.history_is_ordered,
@@ -60,22 +63,20 @@ def prepare_parts(road: Road) -> dict[str, Any]:
 def prepare(road: Road) -> Counts:
     """Writes `train.parquet`, `valid.parquet`, `test.parquet` and `summary.json`."""
     data = road.config.data
-    interactions, counts = read_interactions(
-        data.interactions_path, data.interaction_columns, road.catalog.ids, data.unknown_items
+    plan = Plan(
+        data.interactions_path, data.interaction_columns, road.catalog.ids, data.unknown_items, data.filter,
+        data.split, data.history_is_ordered is not False,
+    )  # fmt: skip
+    prepared = prepare_interactions(
+        plan,
+        lambda name: road.path("prepare", f"{name}.parquet"),
+        scratch=road.path("prepare", "summary.json").parent,
+        memory_gib=data.memory_gib,
     )
-    split = split_interactions(interactions, data.split)
-    sizes = {}
-    for name, part in (("train", split.train), ("valid", split.valid), ("test", split.test)):
-        kept = replace(part, timestamps=None) if data.history_is_ordered is False else part
-        kept.save(road.path("prepare", f"{name}.parquet"))
-        sizes[name] = len(part)
-    summary = {
-        "users": interactions.n_users, "items": interactions.n_items, "interactions": sizes,
-        "unknown_items": counts.n_unknown_item, "first_unknown": list(counts.first_unknown),
-        "duplicates": counts.n_duplicate, "empty_ids": counts.n_empty_id,
-    }  # fmt: skip
-    write_atomic(road.path("prepare", "summary.json"), json.dumps(summary, indent=1).encode())
+    summary = json.dumps(prepared.summary(), indent=1)
+    write_atomic(road.path("prepare", "summary.json"), summary.encode())
     outputs = ("train.parquet", "valid.parquet", "test.parquet", "summary.json")
+    counts = prepared.counts
     return Counts(counts.n_in, counts.n_ok, counts.n_quarantined, outputs=outputs)
 
 

@@ -150,22 +150,24 @@ def run_stages(
 
 
 @contextmanager
-def finished_road(config: RunConfig, folder: Path, stage: str, progress: Progress) -> Iterator[Road]:
-    """A run opened to read what a stage and those before it made.
+def finished_road(
+    config: RunConfig, folder: Path, stages: Sequence[str], progress: Progress
+) -> Iterator[Road]:
+    """A run opened to read what some stages and those before them made.
 
     Raises:
         MissingPrerequisite: P102, one of them is not done.
     """
     with open_run(folder, config) as run:
         road = Road(run, config, progress)
-        for name in _with_needs(config, (stage,)):
+        for name in _with_needs(config, stages):
             road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
             if not road.is_done(name):
                 raise MissingPrerequisite(
                     "P102",
                     f"the stage {name} of this run is not done",
                     where=str(folder),
-                    next_step=f"run `catalograph {stage} --run-dir {folder}` first",
+                    next_step=f"run `catalograph {stages[-1]} --run-dir {folder}` first",
                 )
         yield road
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from catalograph.config import RunConfig
 from catalograph.problems import unknown_name
-from extract.errors import InvalidData, UnsafeInput
+from extract.errors import CatalographError, InvalidData, UnsafeInput
+from recsys.interaction_files import column_names
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -49,7 +50,10 @@ def check_inputs(config: RunConfig) -> None:
             wanted[key] = (data.under_root(file), [(key, column) for column in needed])
     for key, (path, names) in wanted.items():
         try:
-            columns = columns_of(path)
+            columns = column_names(path) if key == "data.interactions" else columns_of(path)
+        except CatalographError as error:
+            missing.append(f"{key}: {path}: {error.what}" + (f": {error.why}" if error.why else ""))
+            continue
         except (OSError, ValueError, EOFError) as error:
             missing.append(f"{key}: {path}: {_reason(error)}")
             continue

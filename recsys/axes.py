@@ -52,11 +52,6 @@ def rows_of(ids: Sequence[str] | NDArray[np.str_], axis: NDArray[np.str_], kind:
     return order[place].astype(np.int32)
 
 
-def dictionary(rows: NDArray[np.int32], axis: NDArray[np.str_]) -> pa.DictionaryArray:
-    """Arrow text column of the ids at the given rows."""
-    return pa.DictionaryArray.from_arrays(pa.array(rows), pa.array(axis.tolist(), type=pa.string()))
-
-
 def positions(column: pa.ChunkedArray, axis: Sequence[str]) -> NDArray[np.int32]:
     """Row of each text of an Arrow column on an axis that holds all of them."""
     place = pc.index_in(column.cast(pa.string()).combine_chunks(), value_set=pa.array(axis, type=pa.string()))

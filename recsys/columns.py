@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
-import gzip
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from extract.errors import InvalidData, UnsafeInput
+from extract.errors import InvalidData
+from recsys.interaction_files import read_batches
 
 # Parquet readers refuse long metadata strings by default; the item axis of a large catalogue is one.
 LONG_METADATA = 2**31 - 1
@@ -44,6 +39,10 @@ class InteractionColumns(BaseModel):
     label: str | None = None
     """Column that names the split of a row. None: absent."""
 
+    def named(self) -> list[str]:
+        """The columns to read, each once."""
+        return list(dict.fromkeys(c for c in self.model_dump().values() if c is not None))
+
 
 @dataclass(frozen=True, slots=True)
 class ReadCounts:
@@ -55,6 +54,8 @@ class ReadCounts:
     n_duplicate: int
     n_empty_id: int
     first_unknown: tuple[str, ...]
+    n_label_conflict: int = 0
+    """Of the duplicates, those whose label is another than that of the row that was kept."""
 
     @property
     def n_quarantined(self) -> int:
@@ -73,35 +74,23 @@ class Pairs(NamedTuple):
 
 
 def read_table(path: Path, columns: InteractionColumns) -> Any:
-    """Arrow table of the named columns of a CSV, TSV (either may be gzipped) or Parquet file.
-
-    Text formats give text columns. A missing file raises UnsafeInput I201; a missing column, an unknown
-    kind of file or one that cannot be parsed raises InvalidData D201.
-    """
-    wanted = list(dict.fromkeys(c for c in columns.model_dump().values() if c is not None))
-    if not path.is_file():
-        raise UnsafeInput("I201", "the interaction file does not exist", where=str(path))
-    plain = path.name.removesuffix(".gz")
-    if not plain.endswith((".csv", ".tsv", ".inter", ".txt", ".parquet")):
-        raise InvalidData(
-            "D201",
-            "unknown kind of interaction file",
-            where=str(path),
-            next_step="use .csv, .tsv, .csv.gz, .tsv.gz or .parquet",
-        )
-    try:
-        if path.suffix == ".parquet":
-            _check_columns(wanted, pq.read_schema(path).names, path)
-            return pq.read_table(path, columns=wanted)
-        return _read_text(path, wanted, "," if plain.endswith(".csv") else "\t")
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as problem:
-        raise InvalidData(
-            "D201", "the interaction file cannot be parsed", where=str(path), why=str(problem)
-        ) from problem
+    """Arrow table of the named columns of an interaction file, of any kind `interaction_files` reads."""
+    batches = list(read_batches(path, columns.named()))
+    return (
+        pa.Table.from_batches(batches)
+        if batches
+        else pa.table({c: pa.array([], pa.string()) for c in columns.named()})
+    )
 
 
 def choose_pairs(
-    users: Any, items: Any, universe: NDArray[np.str_], unknown: Literal["error", "drop"], *, where: str
+    users: Any,
+    items: Any,
+    universe: NDArray[np.str_],
+    unknown: Literal["error", "drop"],
+    *,
+    where: str,
+    labels: Any = None,
 ) -> Pairs:
     """Which rows of two id columns count: both ids there, the item known, the pair not seen before.
 
@@ -114,18 +103,14 @@ def choose_pairs(
     known = item_rows >= 0
     missing = pc.unique(items.filter(pa.array(present & ~known))).to_pylist()
     if missing and unknown == "error":
-        raise InvalidData(
-            "D202",
-            f"{int((present & ~known).sum())} interactions name items that the catalogue lacks",
-            where=where,
-            why=f"{len(missing)} unknown items, first: {', '.join(missing[:5])}",
-            next_step="add the items to the catalogue, or drop such rows with unknown_items: drop",
-        )
+        raise unknown_items(int((present & ~known).sum()), missing, where)
     encoded = users.dictionary_encode()
     codes = np.asarray(pc.fill_null(encoded.indices, 0).to_numpy(), dtype=np.int64)
     usable = np.flatnonzero(present & known)
-    _, first = np.unique(codes[usable] * len(universe) + item_rows[usable], return_index=True)
+    keys = codes[usable] * len(universe) + item_rows[usable]
+    _, first, pair = np.unique(keys, return_index=True, return_inverse=True)
     kept = usable[np.sort(first)]
+    told = np.zeros(len(users), dtype=np.int64) if labels is None else _codes(labels)
     counts = ReadCounts(
         n_in=len(users),
         n_ok=len(kept),
@@ -133,17 +118,32 @@ def choose_pairs(
         n_duplicate=len(usable) - len(kept),
         n_empty_id=int((~present).sum()),
         first_unknown=tuple(missing[:5]),
+        n_label_conflict=int((told[usable] != told[usable[first[pair]]]).sum()),
     )
     if not len(kept):
-        raise InvalidData(
-            "D203", "no interaction is left", where=where, why=f"of {len(users)} rows: {counts}"
-        )
+        raise no_pair_left(counts, where)
     used = np.unique(codes[kept])
     names = np.asarray(encoded.dictionary.take(pa.array(used)).to_pylist(), dtype=np.str_)
     order = np.argsort(names)
     row_of = np.empty(used[-1] + 1, dtype=np.int32)
     row_of[used[order]] = np.arange(len(used), dtype=np.int32)
     return Pairs(kept, names[order], row_of[codes[kept]], item_rows[kept].astype(np.int32), counts)
+
+
+def unknown_items(n: int, missing: Sequence[str], where: str) -> InvalidData:
+    """The error of n rows on items that are not in the catalogue."""
+    return InvalidData(
+        "D202",
+        f"{n} interactions name items that the catalogue lacks",
+        where=where,
+        why=f"{len(missing)} unknown items, first: {', '.join(missing[:5])}",
+        next_step="add the items to the catalogue, or drop such rows with unknown_items: drop",
+    )
+
+
+def no_pair_left(counts: ReadCounts, where: str) -> InvalidData:
+    """The error of a file without a row that counts."""
+    return InvalidData("D203", "no interaction is left", where=where, why=f"of {counts.n_in} rows: {counts}")
 
 
 def texts(column: Any) -> NDArray[np.str_]:
@@ -184,32 +184,11 @@ def times(column: Any, name: str, path: Path) -> NDArray[np.int64]:
     )
 
 
+def _codes(column: Any) -> NDArray[np.int64]:
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    return np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(), dtype=np.int64)
+
+
 def _not_empty(column: Any) -> NDArray[np.bool_]:
     filled = pc.fill_null(pc.greater(pc.utf8_length(column), 0), False)
     return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.bool_)
-
-
-def _read_text(path: Path, wanted: Sequence[str], delimiter: str) -> Any:
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    first = io.StringIO(raw[: raw.find(b"\n") + 1 or None].decode("utf-8-sig"), newline="")
-    _check_columns(wanted, next(csv.reader(first, delimiter=delimiter), []), path)
-    return pacsv.read_csv(
-        pa.BufferReader(raw),
-        parse_options=pacsv.ParseOptions(delimiter=delimiter),
-        convert_options=pacsv.ConvertOptions(
-            include_columns=wanted, column_types={c: pa.string() for c in wanted}, strings_can_be_null=False
-        ),
-    )
-
-
-def _check_columns(wanted: Sequence[str], found: Sequence[str], path: Path) -> None:
-    for name in wanted:
-        if name not in found:
-            close = difflib.get_close_matches(name, found, n=1)
-            raise InvalidData(
-                "D201",
-                f"the interaction file has no column `{name}`",
-                where=str(path),
-                why=f"it has: {', '.join(found)}",
-                next_step=f"did you mean `{close[0]}`?" if close else "",
-            )

@@ -22,6 +22,15 @@ class VBPRConfig(BaseModel):
     """Standard deviation of the normal start values; biases start at 0."""
 
 
+class ContentSearchConfig(BaseModel):
+    """Settings of content search; nothing is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Weight of each modality's cosine; empty: all equal."""
+
+
 class GraphFilterConfig(BaseModel):
     """Settings of the graph filter; nothing is trained."""
 
@@ -155,6 +164,7 @@ class LIRDRecConfig(BaseModel):
 
 FEATURE_SETTINGS: dict[str, type[BaseModel]] = {
     "vbpr": VBPRConfig,
+    "content_search": ContentSearchConfig,
     "graph_filter": GraphFilterConfig,
     "freedom": FREEDOMConfig,
     "bm3": BM3Config,

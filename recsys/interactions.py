@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from extract.errors import InvalidData
-from extract.store import write_atomic
-from recsys.axes import as_texts, axis_of, dictionary, hash_arrays, positions, rows_of
+from recsys.axes import as_texts, axis_of, hash_arrays, positions, rows_of
 from recsys.columns import (
     LONG_METADATA,
     InteractionColumns,
@@ -32,6 +30,7 @@ from recsys.columns import (
     texts,
     times,
 )
+from recsys.pair_files import write_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -192,16 +191,9 @@ class Interactions:
 
     def save(self, path: Path) -> None:
         """Write one Parquet file: a row per pair with string ids, both axes in the file's metadata."""
-        columns: dict[str, Any] = {
-            "user_id": dictionary(self.user_rows, self.user_ids),
-            "item_id": dictionary(self.item_rows, self.item_ids),
-        }
-        columns |= {name[:-1]: getattr(self, name) for name in PER_ROW if getattr(self, name) is not None}
-        axes = {"user_ids": self.user_ids.tolist(), "item_ids": self.item_ids.tolist()}
-        table = pa.table(columns).replace_schema_metadata({k: json.dumps(v) for k, v in axes.items()})
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        write_atomic(path, sink.getvalue().to_pybytes())
+        columns = {name: getattr(self, name) for name in ("user_rows", "item_rows", *PER_ROW)}
+        chunk = {name: values for name, values in columns.items() if values is not None}
+        write_pairs(path, self.user_ids, self.item_ids, [chunk])
 
     @classmethod
     def load(cls, path: Path) -> Interactions:
@@ -275,7 +267,7 @@ def read_interactions(
     item_ids: Sequence[str],
     unknown: Literal["error", "drop"] = "error",
 ) -> tuple[Interactions, ReadCounts]:
-    """Read CSV, TSV (either may be gzipped) or Parquet onto the item axis `item_ids`.
+    """Read a file of any kind of `recsys.interaction_files` onto the item axis `item_ids`.
 
     Rows with an empty id and repeated pairs (the first is kept) are counted and dropped. Rows whose item the
     catalogue lacks are dropped with counts under "drop" and raise InvalidData D202 under "error". No row left
@@ -283,8 +275,11 @@ def read_interactions(
     """
     table = read_table(path, columns)
     universe = axis_of(item_ids)
-    pairs = choose_pairs(table[columns.user], table[columns.item], universe, unknown, where=str(path))
     time, weight, label = columns.timestamp, columns.weight, columns.label
+    users, items, labels = (
+        None if name is None else table[name] for name in (columns.user, columns.item, label)
+    )
+    pairs = choose_pairs(users, items, universe, unknown, where=str(path), labels=labels)
     logger.info("read %s: %s", path, pairs.counts)
     return Interactions(
         user_ids=pairs.user_ids,

@@ -21,6 +21,7 @@ from recsys.als import ALS
 from recsys.bm3 import BM3
 from recsys.bpr_mf import BPRMF
 from recsys.cm3 import CM3
+from recsys.content_search import ContentSearch
 from recsys.ease import Ease
 from recsys.freedom import FREEDOM
 from recsys.graph_filter import GraphFilter
@@ -63,6 +64,7 @@ MODELS: dict[str, tuple[type[Any], type[BaseModel]]] = {
     "bpr_mf": (BPRMF, SETTINGS["bpr_mf"]),
     "lightgcn": (LightGCN, SETTINGS["lightgcn"]),
     "vbpr": (VBPR, SETTINGS["vbpr"]),
+    "content_search": (ContentSearch, SETTINGS["content_search"]),
     "graph_filter": (GraphFilter, SETTINGS["graph_filter"]),
     "freedom": (FREEDOM, SETTINGS["freedom"]),
     "bm3": (BM3, SETTINGS["bm3"]),

@@ -16,13 +16,16 @@ from catalograph import config as sections
 from catalograph.cli import app
 from catalograph.config_file import load_config
 from catalograph.feature_config import FeatureConfig
+from catalograph.worth_settings import WorthConfig
 from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig, EmbedConfig
 from extract.items import CatalogColumns
 from extract.picture_engines import PictureEmbedConfig
 from extract.pictures import PictureLimits
 from extract.vectors import VectorsConfig
+from recsys.filters import FilterConfig
 from recsys.interactions import InteractionColumns
+from recsys.search_space import TuneConfig
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
 from rerank.prompts import LAYOUTS
@@ -37,6 +40,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`data`": sections.DataConfig,
     "`data.catalog_columns`": CatalogColumns,
     "`data.interaction_columns`": InteractionColumns,
+    "`data.filter`": FilterConfig,
     "`data.split`": SplitConfig,
     "`caption`": CaptionConfig,
     "`caption.endpoint`": EndpointConfig,
@@ -56,6 +60,8 @@ KEYS: dict[str, type[BaseModel]] = {
     "`rerank.finetune.lora`": LoraConfig,
     "`evaluate`": sections.EvaluateConfig,
     "`report`": sections.ReportConfig,
+    "`tune`": TuneConfig,
+    "`worth`": WorthConfig,
 }
 
 

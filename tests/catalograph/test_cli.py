@@ -55,6 +55,8 @@ FLAGS = {
     },
     "compare": {"--run-dir", "--list", "--against", "--against-list", "--json"},
     "newcomers": {"--run-dir", "--histories", "--out", "--json"},
+    "tune": STAGE_FLAGS | {"--retriever", "-r"},
+    "worth": STAGE_FLAGS | {"--work", "--price"},
     "probe": {
         "--run-dir",
         "--attribute",
@@ -151,7 +153,7 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
         "demo run extract estimate prepare train recommend finetune rerank evaluate report export probe"
-        " compare newcomers doctor validate verify hash"
+        " compare newcomers tune worth doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 

@@ -20,6 +20,7 @@ LEARN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ease": ({"l2": 50.0}, {}),
     "sparse_ease": ({"l2": 50.0}, {}),
     "als": ({"embedding_size": 2, "alpha0": 0.1, "l2": 0.01}, {}),
+    "content_search": ({}, {}),
     "graph_filter": ({"neighbours": 4}, {}),
     "bpr_mf": ({"embedding_size": 8, "reg": 0.1}, {"epochs": 60, "learning_rate": 0.02}),
     "lightgcn": ({"embedding_size": 16, "layers": 2}, {"epochs": 40, "learning_rate": 0.02}),
@@ -72,7 +73,7 @@ def test_the_order_of_ids_changes_no_score(name: str, checkerboard: Interactions
     users, items = rng.permutation(24), rng.permutation(20)
     nodes = np.concatenate([users, 24 + items])
     # No width is 20, 24 or 44, so a table's first axis tells what its rows are.
-    params = {} if name in ("popularity", "ease") else {"neighbours": 4}
+    params = {} if name in ("popularity", "ease", "content_search") else {"neighbours": 4}
     if "embedding_size" in MODELS[name][1].model_fields:
         params = {"embedding_size": 7}
     ours = build_model(name, params, checkerboard, parity, seed=2)

@@ -31,7 +31,7 @@ def assert_partition(split: Split, whole: Interactions) -> None:
         assert np.array_equal(part.item_ids, whole.item_ids)
 
 
-@given(seed=st.integers(0, 500), method=st.sampled_from(["random", "leave_last_out", "global_time"]))
+@given(seed=st.integers(0, 500), method=st.sampled_from(["random", "mmrec", "leave_last_out", "global_time"]))
 def test_a_split_is_a_partition_on_the_same_axes(seed: int, method: str) -> None:
     whole = random_interactions(seed)
     assert_partition(
@@ -171,3 +171,52 @@ def test_an_ordered_fold_holds_out_the_fth_last_and_trains_on_the_earlier_ones()
 def test_one_unordered_fold_is_refused() -> None:
     with pytest.raises(InvalidData):
         out_of_fold(random_interactions(0), 1, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(2, (2, 0, 0)), (3, (1, 1, 1)), (9, (7, 1, 1)), (10, (8, 1, 1)), (15, (12, 1, 2)), (25, (20, 2, 3))],
+)
+def test_mmrecs_rule_takes_a_fifth_of_long_histories(length: int, expected: tuple[int, int, int]) -> None:
+    # A second user gives every part a row.
+    users = ["u"] * length + ["v"] * 5
+    items = [str(n) for n in (*range(length), *range(5))]
+    whole = interactions_from(users, items, [str(n) for n in range(25)])
+    split = split_interactions(whole, SplitConfig(method="mmrec"))
+    assert (
+        tuple(int((part.user_rows == 0).sum()) for part in (split.train, split.valid, split.test)) == expected
+    )
+
+
+@given(seed=st.integers(0, 300), by=st.sampled_from(["least_chosen", "random"]))
+def test_cold_items_are_tested_and_nowhere_else(seed: int, by: str) -> None:
+    whole = random_interactions(seed)
+    split = split_interactions(whole, SplitConfig(cold_share=0.2, cold_by=by, seed=seed))  # type: ignore[arg-type]
+    assert_partition(split, whole)
+    warm = set(split.train.item_rows.tolist())
+    counts = np.bincount(whole.item_rows, minlength=whole.n_items)
+    cold = sorted(set(split.test.item_rows.tolist()) - warm)
+    assert len(cold) >= int((counts > 0).sum() * 0.2)
+    gone = [row for row in cold if (split.test.item_rows == row).sum() == counts[row]]
+    assert len(gone) >= int((counts > 0).sum() * 0.2)
+    assert not set(gone) & set(split.valid.item_rows.tolist())
+    if by == "least_chosen":
+        assert np.sort(counts[gone])[0] == counts[counts > 0].min()
+
+
+def test_the_least_chosen_items_are_made_cold_and_ties_go_by_the_catalogue() -> None:
+    # c and d are chosen once each, and of five chosen items two fifths are two; of one fifth, c comes first.
+    users, items = "uuuvvvwwwuvz", "abcabdabeeea"
+    whole = interactions_from(users, items, "abcdex")
+    for share, cold in ((0.2, [2]), (0.4, [2, 3])):
+        split = split_interactions(whole, SplitConfig(cold_share=share, valid_share=0, test_share=0))
+        assert sorted(split.test.item_rows.tolist()) == cold
+
+
+def test_rows_that_a_label_drops_are_not_brought_back_as_cold() -> None:
+    whole = interactions_from("uuvvw", "ababc", "abc", labels=["a", "a", "a", "c", "none"])
+    config = SplitConfig(
+        method="label", train_labels=("a",), test_labels=("c",), valid_share=0, cold_share=0.34
+    )
+    split = split_interactions(whole, config)
+    assert split.test.item_rows.tolist() == [1]

@@ -1,0 +1,59 @@
+"""A duckdb database of one task: what is asked of it, in few words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+class Database:
+    """A connection; `threads` 2 and all that does not fit in the limit of memory go to `folder`."""
+
+    def __init__(self, folder: str, memory_gib: float) -> None:
+        self._connection = duckdb.connect(
+            f"{folder}/work.duckdb",
+            config={"memory_limit": f"{memory_gib}GiB", "temp_directory": folder, "threads": 2},
+        )
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._connection.close()
+
+    def give(self, name: str, table: Any) -> None:
+        """Make an Arrow table or reader known under a name."""
+        self._connection.register(name, table)
+
+    def do(self, statement: str) -> None:
+        """Run a statement."""
+        self._connection.execute(statement)
+
+    def rows(self, query: str) -> list[Any]:
+        """All rows, as tuples."""
+        return self._connection.execute(query).fetchall()
+
+    def one(self, query: str) -> int:
+        """The only number."""
+        return int(self.rows(query)[0][0])
+
+    def table(self, query: str) -> pa.Table:
+        """All rows, as an Arrow table."""
+        return self._connection.sql(query).to_arrow_table()
+
+    def reader(self, query: str, rows: int) -> pa.RecordBatchReader:
+        """The rows, some at a time."""
+        return self._connection.sql(query).to_arrow_reader(rows)
+
+    def counts(self, query: str, size: int) -> NDArray[np.int64]:
+        """An array [size] of the numbers n at the places code, 0 elsewhere."""
+        found = self.table(query)
+        counts = np.zeros(size, dtype=np.int64)
+        counts[found["code"].to_numpy()] = found["n"].to_numpy()
+        return counts
+
+    def give_codes(self, name: str, there: NDArray[np.bool_]) -> None:
+        """Make the places where `there` is true known as a table with the column code."""
+        self.give(name, pa.table({"code": np.flatnonzero(there).astype(np.int32)}))
