@@ -12,18 +12,19 @@ logger = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_KEPT = 32 * 2**20  # the most that glibc takes for _MMAP_THRESHOLD
-_KEPT_ON_TOP = 2**30
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(most: int = 2**30) -> None:
     """Have the allocator of this process keep blocks of up to 32 MB that are freed, for the next batch.
+
+    At most so many bytes of them at its end.
 
     As it comes, glibc hands them back to the kernel, and every batch pays a page fault for each 4 KB of its
     activations: measured, a quarter of a small captioner's time. Other allocators are left as they are.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        if mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) and mallopt(_TRIM_THRESHOLD, _KEPT_ON_TOP):
+        if mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) and mallopt(_TRIM_THRESHOLD, most):
             return
     logger.debug("the allocator is not glibc's; it stays as it is")
 

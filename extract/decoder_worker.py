@@ -33,13 +33,15 @@ READY = b"\2"
 BYTES_PER_PIXEL = 24
 """Memory a decoder may take per pixel: RGBA, a copy over white, the 64-bit values of a 16-bit picture."""
 SPARE_BYTES = 256 * 2**20
+KEPT_BYTES = SPARE_BYTES // 4
+"""Of freed memory: what large pictures leave behind would be lacking for the next one, in every decoder."""
 
 
 def main(descriptor: int) -> None:
     """Serve one parent until it closes the socket."""
     connection = socket.socket(fileno=descriptor)
     settings = json.loads(_frame(connection))
-    keep_freed_memory()
+    keep_freed_memory(KEPT_BYTES)
     limits = PictureLimits(**settings["limits"])
     fit = None if settings["fit"] is None else PictureFit(**settings["fit"])
     if fit is not None:

@@ -195,7 +195,8 @@ def engine_fingerprint(
     # Named only where they are on, so that captions made before the switches existed stay valid.
     reduced = {"reduced_jpeg": "2"} if config.reduced_jpeg else {}
     # In half precision a caption depends on its batch.
-    planned = {} if config.dtype == "float32" else {"batches": "by size"}
+    by_size = config.engine == "transformers" and config.dtype != "float32"
+    planned = {"batches": "by size"} if by_size else {}
     resized = {"resizer": config.resizer} if config.resizer != "pillow" else {}
     return parts | {"image_backend": image_backend()} | reduced | resized | planned
 

@@ -76,7 +76,7 @@ class PictureInputs:
         """Pixel values float32 [N, 3, height, width]."""
         values = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
         mean, deviation = (
-            torch.tensor(getattr(self._images, name), dtype=torch.float32)[:, None, None]
+            torch.tensor(getattr(self._images, name), dtype=torch.float32).reshape(-1, 1, 1)
             for name in ("image_mean", "image_std")
         )
         scale = self._images.rescale_factor if self._images.do_rescale else 1.0

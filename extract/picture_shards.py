@@ -50,6 +50,8 @@ class PictureWork(ABC, Generic[Outcome]):
     items: list[tuple[str, str]] = field(default_factory=list)
     """Item ids with the hash of their input, as taken; items of equal hash share one outcome."""
     waiting: dict[str, tuple[Future[Image.Image], str]] = field(default_factory=dict)
+    planned: bool = False
+    """Whether the items that are left are in the plan's order."""
 
     @abstractmethod
     def make(self, batch: Batch) -> Sequence[Outcome | Failure]:
@@ -77,13 +79,18 @@ class PictureWork(ABC, Generic[Outcome]):
             self._take(*self._queue[len(self.items)])
 
     @cached_property
-    def _queue(self) -> Pairs:
-        """The shard's items: first those that need no model, then the others in the plan's order."""
+    def _queue(self) -> list[tuple[Item, str]]:
+        """The shard's items: first those known to need no model, then the others, ordered by `_plan`."""
         settled, fresh = list[tuple[Item, str]](), list[tuple[Item, str]]()
         for pair in self.bench.pairs:
             key = known_input(*pair, self.bench.memo)
             (fresh if key is None or not self._settled(key) else settled).append(pair)
-        return [*settled, *(self.bench.plan.order(fresh) if fresh else ())]
+        return settled + fresh
+
+    def _plan(self) -> None:
+        """Put what is left in the plan's order; not before a picture needs the model, which this may load."""
+        self.planned, taken = True, len(self.items)
+        self._queue[taken:] = self.bench.plan.order(self._queue[taken:])
 
     def _take(self, item: Item, text: str) -> None:
         """Read one item's picture and have it decoded, unless an equal one was seen."""
@@ -92,6 +99,10 @@ class PictureWork(ABC, Generic[Outcome]):
         if key is None or not self._settled(key):
             key, data = read_input(item, text, memo, limits)
             if not self._settled(key):
+                if isinstance(data, bytes) and not self.planned:
+                    self._plan()
+                    if self._queue[len(self.items)][0] is not item:
+                        return  # its turn comes later
                 if isinstance(data, bytes):
                     self.waiting[key] = (self.bench.decoder.submit(data), text)
                 else:

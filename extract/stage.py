@@ -84,7 +84,7 @@ def run_shards(
     _retire_emptied(store, known, [bucket for bucket in mine if bucket not in groups])
     offers = [(other, other.rows()) for other in sources]
     tally = _Tally(sum(map(len, groups.values())))
-    begun: deque[tuple[int, int]] = deque()
+    begun, passed = deque[tuple[int, int]](), list[ShardRow]()
 
     def done(row: ShardRow, *, computed: bool) -> None:
         tally.add(row, computed=computed)
@@ -105,21 +105,15 @@ def run_shards(
             if row is None:
                 begun.append((bucket, len(members)))
                 yield members
+            elif begun:
+                passed.append(row)  # counted later: met now, a limit would cost the shard in work
             else:
                 done(row, computed=False)
 
     for output in compute(due()):
-        bucket, count = begun.popleft()
-        row = store.commit(
-            bucket,
-            output.data,
-            output.suffix,
-            n_in=count,
-            n_absent=output.n_absent,
-            input_sha256=output.input_sha256,
-            bad=output.bad,
-        )
-        done(row, computed=True)
+        done(_committed(store, *begun.popleft(), output), computed=True)
+        while passed:
+            done(passed.pop(), computed=False)
     return tally.result(time.monotonic() - started)
 
 
@@ -153,6 +147,18 @@ def _offered(
     """What other stores hold of a bucket; not what is to be computed again."""
     found = ((other, rows[bucket]) for other, rows in offers if bucket in rows)
     return [(other, row) for other, row in found if not (retry_bad and row.n_bad)]
+
+
+def _committed(store: ShardStore, bucket: int, count: int, output: ShardOutput) -> ShardRow:
+    return store.commit(
+        bucket,
+        output.data,
+        output.suffix,
+        n_in=count,
+        n_absent=output.n_absent,
+        input_sha256=output.input_sha256,
+        bad=output.bad,
+    )
 
 
 def _adopted(

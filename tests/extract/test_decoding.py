@@ -152,3 +152,30 @@ def test_decoders_end_with_a_killed_run(tmp_path, picture_bytes):
     while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+LEFT_BEHIND = """
+import io, resource
+from PIL import Image
+from extract.cpu_share import keep_freed_memory
+from extract.decoder_worker import KEPT_BYTES
+from extract.pictures import decode_picture
+
+keep_freed_memory(KEPT_BYTES)
+file = io.BytesIO()
+Image.new("RGBA", (3500, 3500)).save(file, "PNG", compress_level=1)
+
+def mapped():
+    with open("/proc/self/statm") as status:
+        return int(status.read().split()[0]) * resource.getpagesize()
+
+before = mapped()
+decode_picture(file.getvalue())
+print(mapped() - before - KEPT_BYTES)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_a_large_picture_leaves_its_decoder_the_memory_for_the_next_one():
+    left = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, check=True).stdout
+    assert int(left) < 2**25  # of 4 x 49 MB that it took

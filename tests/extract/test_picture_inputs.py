@@ -52,7 +52,10 @@ def whole(processor, images, texts):
     return processor([[image] for image in images], texts, "pt", True, True)
 
 
-@pytest.mark.parametrize("options", [{}, {"do_rescale": False}, {"image_mean": [0.1, 0.2, 0.3]}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"do_rescale": False}, {"image_mean": [0.1, 0.2, 0.3]}, {"image_mean": 0.5, "image_std": 0.25}],
+)
 def test_equal_texts_are_read_once_and_the_inputs_are_the_processors_own(options):
     processor, images = Processor(**options), pictures(6)
     texts = ["bag", "bag", "a bag", "bag", "a bag", "bag"]

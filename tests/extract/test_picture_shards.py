@@ -8,11 +8,14 @@ from extract import (
     CAPTION_PROMPTS,
     Catalog,
     FakeEngine,
+    Item,
     PictureSource,
     bucket_of,
     caption_items,
     caption_store,
 )
+from extract.errors import TooManyBadInputs
+from extract.on_demand import OnDemand
 
 PROMPT = CAPTION_PROMPTS["plain"]
 
@@ -57,3 +60,35 @@ def test_two_batches_wait_at_most_and_the_next_shard_is_read_before_the_last_bat
     shards = [bucket_of(item_of[name], 3) for name in read]
     assert shards == sorted(shards)
     assert set(shards) == {0, 1}
+
+
+def test_where_no_picture_is_to_be_decoded_no_model_is_loaded(tmp_path, picture_bytes):
+    def load():
+        raise AssertionError("the model was loaded")
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture_bytes())
+    items = [Item("a", picture="a.png"), Item("b"), Item("c", picture="gone.png"), Item("d")]
+    everything = Catalog.from_items(items, PictureSource(folder))
+    engine = FakeEngine()
+    store = caption_store(tmp_path / "s", engine, prompt=PROMPT, batch_size=2, buckets=1)
+    options = {"prompt": PROMPT, "batch_size": 2, "max_bad": 1.0}
+    caption_items(everything, engine, store, **options)
+    rest = everything.subset(["a", "b", "c"])
+    result = caption_items(rest, OnDemand(engine.fingerprint, load), store, **options)
+    assert (result.shards_computed, result.n_absent, result.n_quarantined) == (1, 1, 1)
+
+
+def test_a_limit_met_by_looking_ahead_does_not_cost_the_shard_in_work(tmp_path, shop):
+    catalog, engine = shop(20), FakeEngine()
+    store = caption_store(tmp_path / "s", engine, prompt=PROMPT, batch_size=2, buckets=2)
+    second = [item for item in catalog if bucket_of(item.item_id, 2) == 1]
+    for item in second[:2]:
+        (catalog.pictures.root / item.picture).write_bytes(b"no picture")
+    options = {"prompt": PROMPT, "batch_size": 2}
+    caption_items(Catalog.from_items(second, catalog.pictures), engine, store, max_bad=1.0, **options)
+    assert list(store.rows()) == [1]
+    with pytest.raises(TooManyBadInputs):
+        caption_items(catalog, engine, store, max_bad=0.01, **options)
+    assert list(store.rows()) == [0, 1]
