@@ -112,7 +112,9 @@ def caption_items(
 
     def work_on(bench: Bench, bucket: int) -> _CaptionWork:
         kept = dict[str, str | Failure | None](kept_captions(store, committed.get(bucket)))
-        return _CaptionWork(bench, kept, captioner=captioner, prompt=prompt, memory=memory)
+        return _CaptionWork(
+            bench, kept, captioner=captioner, prompt=prompt, memory=memory, exact=memory is None
+        )
 
     return run_picture_shards(
         catalog,

@@ -91,7 +91,7 @@ class CaptionConfig(BaseModel):
     decoders: int | None = Field(default=None, ge=0)
     """Processes that decode pictures, within limits; null: one per core, at most 8; 0: the run's own."""
     resizer: Resizer = "pillow"
-    """Whose arithmetic resizes: "torch" is three times as fast, and some values differ by 1 of 255."""
+    """Whose arithmetic resizes: "torch" is three times as fast, and some values differ by 1 or 2 of 255."""
     reduced_jpeg: bool = False
     """Decode large JPEGs at 1/2 to 1/8 of their size, at least twice what the model takes; pixels differ."""
     dtype: Dtype = "auto"

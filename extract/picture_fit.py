@@ -36,7 +36,7 @@ class PictureFit(BaseModel):
     resample: int = 3
     """Pillow's number of the filter."""
     resizer: Resizer = "pillow"
-    """Whose arithmetic resizes: torch's is three times as fast, and some values differ by 1 of 255."""
+    """Whose arithmetic resizes: torch's is three times as fast, and some values differ by 1 or 2 of 255."""
     reduced_jpeg: bool = False
     """Decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough; changes pixels slightly."""
 

@@ -50,6 +50,8 @@ class PictureWork(ABC, Generic[Outcome]):
     items: list[tuple[str, str]] = field(default_factory=list)
     """Item ids with the hash of their input, as taken; items of equal hash share one outcome."""
     waiting: dict[str, tuple[Future[Image.Image], str]] = field(default_factory=dict)
+    exact: bool = True
+    """Whether outcomes count to the last bit: then torch keeps its threads, on which sums may depend."""
     planned: bool = False
     """Whether the items that are left are in the plan's order."""
 
@@ -116,7 +118,7 @@ class PictureWork(ABC, Generic[Outcome]):
         # An equal picture of the shard before may have come through since this one was taken ahead.
         batch = {key: pair for key, pair in batch.items() if not self._settled(key)}
         if batch:
-            with half_the_threads(self.bench.decoder.busy):
+            with half_the_threads(self.bench.decoder.busy and not self.exact):
                 made = isolate(self.make, list(batch.values()))
             for key, outcome in zip(batch, made, strict=True):
                 self.outcomes[key] = outcome

@@ -26,6 +26,8 @@ from extract.picture_fit import PictureFit
 logger = logging.getLogger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+HEADER_BYTES = 2**18
+"""Where a picture's size is looked for; EXIF data with its own small picture comes before it."""
 
 
 class BadPicture(InvalidData):
@@ -113,9 +115,11 @@ class PictureSource:
     def size_hint(self, name: str) -> tuple[int, int] | None:
         """Width and height in pixels from the header alone, or None if the file is no readable picture."""
         try:
+            _check_name(name)
+            read = self._read_zip if self._zip is not None else self._read_file
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(self.read(name)), formats=FORMATS) as picture:
+                with Image.open(io.BytesIO(read(name, HEADER_BYTES)), formats=FORMATS) as picture:
                     return picture.size
         except (BadPicture, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None

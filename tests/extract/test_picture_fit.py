@@ -94,13 +94,13 @@ def test_reducing_changes_a_smooth_jpeg_by_little_and_a_png_not_at_all():
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([2, 3]), st.integers(9, 150), st.integers(9, 150))
-def test_torch_resizes_within_one_of_pillow(resample, width, height):
+def test_torch_resizes_within_two_of_pillow(resample, width, height):
     whole = PictureFit(kind="shortest", size=(16, 0), resample=resample)
     fast = whole.model_copy(update={"resizer": "torch"})
     data = jpeg((width, height))
     one, other = (np.asarray(decode_picture(data, fit=fit), np.int64) for fit in (whole, fast))
     assert one.shape == other.shape
-    assert np.abs(one - other).max() <= 1
+    assert np.abs(one - other).max() <= 2
 
 
 def test_a_filter_that_torch_lacks_stays_pillows():
