@@ -27,6 +27,7 @@ class RankingList:
         inputs: [K, S] numbers known of each shown candidate, see `rerank.inputs`; None for text alone.
         vectors: what is known of the items, shared by the lists of one fold; None for text alone.
         ordered: whether the order of the history means time.
+        query: what was searched for, in plain search; else nothing.
     """
 
     user_id: str
@@ -37,6 +38,7 @@ class RankingList:
     inputs: NDArray[np.float32] | None = None
     vectors: ItemVectors | None = None
     ordered: bool = True
+    query: str = ""
 
     def best_first(self) -> list[int]:
         """Shown places in the order to learn: truths first, then the incoming order."""

@@ -48,7 +48,8 @@ class ListwiseScorer:
         Args:
             words: item id to the tokens of its text.
         """
-        shown = self.encoder.encode([words[i] for i in entry.history], [words[i] for i in entry.candidates])
+        history, candidates = ([words[i] for i in part] for part in (entry.history, entry.candidates))
+        shown = self.encoder.encode(history, candidates, entry.query)
         return replace(shown, answer=self.encoder.answer(entry.best_first()[:answer])) if answer else shown
 
     def learn(self, prompts: Sequence[EncodedList]) -> tuple[Tensor, Tensor, Tensor]:
