@@ -87,13 +87,11 @@ class Contest:
         self.prompts = [self._prompt(entry).tokens for entry in self.lists]
         self.model = decoder(seed)
         self.text = ListwiseScorer(copy.deepcopy(self.model), self.encoder)
-        self.text.words = lambda text, known=self._known(): known[text]  # type: ignore[method-assign]
+        known = {texts[item]: tokens for item, tokens in self.words.items()}
+        self.text.words = known.__getitem__  # type: ignore[method-assign]
         self.text.pack()
         self.token = TokenScorer(TokenReranker(copy.deepcopy(self.model), 64, 7, 0.0).eval())
         self.order = sorted(range(lists), key=lambda i: -len(self.prompts[i]))
-
-    def _known(self) -> dict[str, list[int]]:
-        return {self.texts[item]: tokens for item, tokens in self.words.items()}
 
     def _list(self, rng: np.random.Generator, ids: Any, vectors: Any, user: int) -> RankingList:
         chosen = rng.choice(len(ids), K + HISTORY, replace=False)
