@@ -27,8 +27,9 @@ from extract.errors import InvalidData
 from extract.models import find_model
 from extract.store import write_atomic
 from recsys.candidates import Candidates
+from rerank.diagnosis import arrived, by_slot, flips, score_pairs
 from rerank.fusion import Fusion, fit_fusion, fused
-from rerank.inference import Scorer, held_within, ordered_by, rank_lists, reorder
+from rerank.inference import Cost, Scorer, held_within, ordered_by, rank_lists, reorder
 from rerank.lambdamart import LambdaMart, fit_lambdamart
 from rerank.lists import RankingList, in_one_window
 from rerank.prompts import LAYOUTS
@@ -61,7 +62,7 @@ def rerank_parts(road: Road) -> dict[str, Any]:
 
 def finetune(road: Road) -> Counts:
     """Writes `adapter/`, `fusion.json`, `history.json` and, where it is asked for, `lambdamart.json`."""
-    from rerank.train import fine_tune
+    from rerank.train import fine_tune, ndcg_of
 
     road.use_threads()
     settings, seed = settings_of(road), road.config.seed
@@ -87,9 +88,11 @@ def finetune(road: Road) -> Counts:
     after = rank_lists(scorer, valid, texts, settings.inference)
     fusions = _fit_fusions(road, valid_candidates, valid, after)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
+    ndcg = [ndcg_of(scores, arrived(entry), 10) for entry, scores in zip(valid, after, strict=True)]
     record = {
         "lists": {"made": made, "with_truth": len(lists), "validation": len(valid)},
-        "pair_accuracy": {"before": _pair_accuracy(valid, before), "after": _pair_accuracy(valid, after)},
+        "pair_accuracy": flips(score_pairs(valid, before, after)),
+        "ndcg@10_by_slot": by_slot(valid, ndcg),
         "steps": history.steps,
         "evaluations": history.evaluations,
     }
@@ -106,7 +109,8 @@ def rerank(road: Road) -> Counts:
     with road.progress.task("rerank", len(lists)) as task:
         reading = settings_of(road).inference
         free = reading.model_copy(update={"max_move": None})
-        llm = reorder(scorer, candidates, lists, item_texts(road), config=free, progress=task.reach)
+        cost, texts = Cost(), item_texts(road)
+        llm = reorder(scorer, candidates, lists, texts, config=free, progress=task.reach, cost=cost)
     fusions = read_fusions(road)
     reranked = fused(llm, fusions["reranked"], "fused")
     orders = {
@@ -121,7 +125,11 @@ def rerank(road: Road) -> Counts:
     for name, ordered in orders.items():
         ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
     orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    return Counts(len(lists), len(lists), outputs=(*(f"{name}.parquet" for name in orders), "reranked.trec"))
+    # Times are in the stage's own record: outputs are equal for equal runs.
+    told = {"lists": len(lists), **asdict(cost)}
+    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
+    outputs = (*(f"{name}.parquet" for name in orders), "reranked.trec", "cost.json")
+    return Counts(len(lists), len(lists), outputs=outputs)
 
 
 def read_fusions(road: Road) -> dict[str, Fusion]:
@@ -223,15 +231,3 @@ def _fit_fusions(
         ),
     }
     return {name: dict(zip(f.names, map(float, f.weights), strict=True)) for name, f in fitted.items()}
-
-
-def _pair_accuracy(valid: list[RankingList], scores: list[NDArray[np.float32]]) -> float:
-    """Share of (truth, other) pairs in the right order: what preference training is known to move little."""
-    right = total = 0
-    for entry, own in zip(valid, scores, strict=True):
-        relevance = np.empty_like(entry.relevance)
-        relevance[entry.places] = entry.relevance
-        good, other = own[relevance > 0], own[relevance == 0]
-        right += int((good[:, None] > other[None, :]).sum())
-        total += len(good) * len(other)
-    return right / total if total else 0.0

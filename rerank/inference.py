@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,14 @@ DEFAULT = InferenceConfig()
 
 CHUNK = 256
 """Lists whose prompts are in memory at a time."""
+
+
+@dataclass
+class Cost:
+    """What reading lists took: prompts, and their tokens (one that several prompts share counts for each)."""
+
+    prompts: int = 0
+    tokens: int = 0
 
 
 class Scorer(Protocol):
@@ -65,7 +73,7 @@ class ItemWords(dict[str, list[int]]):
 
 def score_lists(
     scorer: Scorer, lists: Sequence[RankingList], texts: Mapping[str, str], *, permutations: int = 1,
-    token_budget: int = 8192, progress: Progress | None = None,
+    token_budget: int = 8192, progress: Progress | None = None, cost: Cost | None = None,
 ) -> list[NDArray[np.float32]]:  # fmt: skip
     """Each list's scores [K] in the order its candidates arrived, not the order they were shown.
 
@@ -73,6 +81,7 @@ def score_lists(
         texts: item id to the text the model reads; a missing one is shown empty.
         permutations: orders a list is shown in, its own and seeded ones; scores are means over them.
         progress: told how many lists are done.
+        cost: what the prompts took is added to it.
     """
     words = ItemWords(scorer, texts)
     scores: list[NDArray[np.float32]] = []
@@ -81,7 +90,10 @@ def score_lists(
             view for entry in chunk
             for view in (entry, *(reshuffled(entry, seed=[order]) for order in range(1, permutations)))
         ]  # fmt: skip
-        found = scorer.score([scorer.prompt(view, words) for view in views], token_budget=token_budget)
+        prompts = [scorer.prompt(view, words) for view in views]
+        if cost is not None:
+            cost.prompts, cost.tokens = cost.prompts + len(prompts), cost.tokens + sum(map(len, prompts))
+        found = scorer.score(prompts, token_budget=token_budget)
         for place, entry in enumerate(chunk):
             total = np.zeros(len(entry.candidates), np.float32)
             for own in range(place * permutations, (place + 1) * permutations):
@@ -94,7 +106,7 @@ def score_lists(
 
 def rank_lists(
     scorer: Scorer, lists: Sequence[RankingList], texts: Mapping[str, str],
-    config: InferenceConfig = DEFAULT, *, progress: Progress | None = None,
+    config: InferenceConfig = DEFAULT, *, progress: Progress | None = None, cost: Cost | None = None,
 ) -> list[NDArray[np.float32]]:  # fmt: skip
     """Scores [K] as `score_lists` gives them; lists longer than a window are ranked by sliding windows.
 
@@ -102,8 +114,9 @@ def rank_lists(
     compared, so a list ranked by windows has minus the place as score: 0, -1, -2 ...
     """
     score = partial(
-        score_lists, scorer, texts=texts, permutations=config.permutations, token_budget=config.token_budget
-    )
+        score_lists, scorer, texts=texts, permutations=config.permutations,
+        token_budget=config.token_budget, cost=cost,
+    )  # fmt: skip
     long = [i for i, e in enumerate(lists) if config.window and len(e.candidates) > config.window]
     if not long:
         return score(lists, progress=progress)
@@ -156,13 +169,14 @@ def _renumbered(part: RankingList) -> RankingList:
 def reorder(
     scorer: Scorer, candidates: Candidates, lists: Sequence[RankingList], texts: Mapping[str, str], *,
     name: str = "reranker", config: InferenceConfig = DEFAULT, progress: Progress | None = None,
+    cost: Cost | None = None,
 ) -> Candidates:  # fmt: skip
     """The candidates in the order of the model's scores, which are kept under `name`.
 
     Always a permutation of what came in, whatever the model returns: a score that is not finite goes last,
     ties keep the incoming order.
     """
-    found = rank_lists(scorer, lists, texts, config, progress=progress)
+    found = rank_lists(scorer, lists, texts, config, progress=progress, cost=cost)
     return ordered_by(candidates, found, name, max_move=config.max_move)
 
 

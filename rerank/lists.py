@@ -75,7 +75,7 @@ def ranking_lists(
 
     `inputs` [U, K, S] are in the candidates' order.
     """
-    wanted = _truths(truth)
+    wanted = truths_of(truth)
     lists = []
     for row, user in enumerate(candidates.user_ids):
         items = [str(item) for item in candidates.items[row] if item]
@@ -89,7 +89,8 @@ def ranking_lists(
     return lists
 
 
-def _truths(truth: Interactions | None) -> dict[str, frozenset[str]]:
+def truths_of(truth: Interactions | None) -> dict[str, frozenset[str]]:
+    """By user, the items that were held out."""
     if truth is None:
         return {}
     collected: dict[str, set[str]] = {}
