@@ -125,7 +125,7 @@ def rank_lists(
     scores = dict(zip(short, done, strict=True))
     window, count = config.window or 0, len(short)
     stride = config.stride or max(window // 2, 1)
-    for chunk in _chunks(long, CHUNK // 4):
+    for chunk in _chunks(long, CHUNK // 16):
         with getattr(scorer, "remembering", nullcontext)():
             orders = _slid(score, [lists[i] for i in chunk], window, stride)
         for i, order in zip(chunk, orders, strict=True):
