@@ -16,6 +16,7 @@ from rerank.scorer import with_lora
 from rerank.settings import LoraConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import lists_per_second
 import same_order
 
 sys.path.pop(0)
@@ -122,3 +123,13 @@ def test_fewer_passes_move_states_by_rounding_only_and_can_be_put_back(family):
     assert {"GatedBlock", "RootMeanSquareNorm"} <= swapped
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
     assert torch.equal(again, before)
+
+
+def test_the_throughput_benchmark_measures_the_same_lists_every_way(monkeypatch):
+    monkeypatch.setattr(lists_per_second, "decoder", lambda seed: same_order.model_of("llama", 800, seed))
+    found = lists_per_second.measure(2, 1, 1, 0, (2,))
+    assert found["same_order"]
+    assert found["packed"]
+    assert found["logit_difference"] <= same_order.TIE
+    assert found["batch"] == {"a": 2, "b": 2}
+    assert min(found["lists_per_second"].values()) > 0
