@@ -52,6 +52,8 @@ class ListwiseScorer:
 
         A decoder that is not understood, or whose packed states differ from its own, stays as it is.
         """
+        if self.packs:
+            return
         self.model.eval()
         if hasattr(self.model, "merge_and_unload"):
             self.model = self.model.merge_and_unload()
@@ -62,7 +64,7 @@ class ListwiseScorer:
         try:
             with torch.no_grad():
                 states, lengths = self.hidden(sample)
-                expected = states[torch.arange(len(sample)), lengths - 1].float()
+                expected = states[torch.arange(len(sample), device=states.device), lengths - 1].float()
                 packed = PackedDecoder(self.model.get_decoder())
         except ValueError as error:
             logger.info("lists are padded, not packed: %s", error)
@@ -121,7 +123,13 @@ class ListwiseScorer:
         return (cross_entropy(logits, targets, reduction="none") * weight.to(logits.device)).sum()
 
     def hidden(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Last hidden states of right-padded `rows`: [B, L, D], and the true lengths [B]."""
+        """Last hidden states of right-padded `rows`: [B, L, D], and the true lengths [B].
+
+        Raises:
+            RuntimeError: the scorer was packed, and can no longer be trained.
+        """
+        if self.packs:
+            raise RuntimeError("a packed scorer can only score")
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long, device=self.device)
         for place, row in enumerate(rows):

@@ -80,8 +80,11 @@ def test_packing_merges_an_adapter(scorer):
     adapted.pack()
     assert adapted.packs
     assert not any("lora" in name for name, _ in adapted.model.named_parameters())
+    adapted.pack()
     for a, b in zip(before, adapted.score(lists), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+    with pytest.raises(RuntimeError, match="only score"):
+        adapted.learn(lists)
 
 
 def test_a_decoder_that_is_not_understood_is_padded_and_left_as_it_was(scorer):
