@@ -15,6 +15,7 @@ import typer
 from catalograph.extract_verbs import estimate, extract
 from catalograph.feature_verbs import export, probe
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
+from catalograph.rerank_verb import rerank
 from catalograph.run_verbs import compare, newcomers, tune, worth
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
@@ -165,7 +166,10 @@ def _stage_verb(verb: str) -> Callable[..., None]:
 
 
 for _verb, (_, _help) in STAGE_VERBS.items():
-    app.command(_verb, help=_help)(extract if _verb == "extract" else _stage_verb(_verb))
+    if _verb == "rerank":
+        app.command(_verb)(rerank)
+    else:
+        app.command(_verb, help=_help)(extract if _verb == "extract" else _stage_verb(_verb))
 app.command()(estimate)
 app.command()(export)
 app.command()(probe)

@@ -99,9 +99,11 @@ def _rerank_problems(raw: Mapping[str, Any], features: Mapping[str, Any]) -> Ite
     if not isinstance(raw.get("rerank"), Mapping):
         return
     form, token = rerank.get("form", "text"), _table(rerank.get("token"))
-    if form == "text" and isinstance(k, int) and k > MOST_CANDIDATES:
-        what = f"a reranker of texts takes at most {MOST_CANDIDATES} candidates, one letter each, got {k}"
-        yield ("candidates", "k"), what
+    window = _table(rerank.get("inference")).get("window")
+    shown, where = (k, ("candidates", "k")) if window is None else (window, ("rerank", "inference", "window"))
+    if form == "text" and isinstance(shown, int) and shown > MOST_CANDIDATES:
+        what = f"a reranker of texts takes at most {MOST_CANDIDATES} candidates, one letter each, got {shown}"
+        yield where, what
     if form in {"text", "hybrid"} and rerank.get("model") is None:
         yield ("rerank", "model"), f"the form {form} reads words: name a language model"
     for position, name in enumerate(_names(token.get("features"))):
@@ -117,6 +119,8 @@ def _prompt_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
     prompt, keys = caption.get("prompt", CaptionConfig().prompt), _names(caption.get("keys"))
     if isinstance(layout, str) and layout not in LAYOUTS:
         yield ("rerank", "prompt"), unknown_name("layout", layout, LAYOUTS)
+    elif isinstance(layout, str) and LAYOUTS[layout].for_search:
+        yield ("rerank", "prompt"), f"{layout} asks for a query, which a run does not have"
     if isinstance(prompt, str):
         try:
             caption_prompt(prompt, keys=keys)

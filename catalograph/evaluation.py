@@ -5,7 +5,7 @@ of users and items, and what the lists are like.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,8 @@ from recsys.beyond_accuracy import list_statistics
 from recsys.candidates import Candidates
 from recsys.metrics import Judged, Metrics, judge
 from recsys.significance import bootstrap_means, holm, permutation_tests
+from rerank.diagnosis import first_places, flips, gap_closed, order_pairs, place_bins
+from rerank.lists import truths_of
 from rerank.settings import RerankConfig
 
 RERANKED = ("fused_without_llm", "lambdamart", "llm_only", "reranked")
@@ -81,12 +83,14 @@ def evaluate_lists(road: Road) -> Counts:
     measured = {name: found.metrics(settings.ks) for name, found in judged.items()}
     columns = [f"{metric}@{k}" for metric in settings.metrics for k in settings.ks]
     users = len(measured["retrieved"].user_ids)
+    oracle = _picked(judged["retrieved"].oracle(settings.ks), columns)
     result: dict[str, Any] = {
         "users": users,
         "lists": _intervals(road, measured, columns),
         "comparisons": _comparisons(road, measured, columns),
         "conditional": _conditional(judged, settings.ks, columns),
-        "oracle": _picked(judged["retrieved"].oracle(settings.ks), columns),
+        "oracle": oracle,
+        "diagnosis": _diagnosis(road, lists, measured, oracle),
         "statistics": _statistics(road, lists),
         "groups": {name: _groups(road, name, judged, columns) for name in settings.groups},
     }
@@ -154,6 +158,48 @@ def _conditional(judged: Mapping[str, Judged], ks: tuple[int, ...], columns: lis
         return {"users": 0, "lists": {}}
     found = {name: _picked(metrics, columns) for name, metrics in measured.items()}
     return {"users": len(measured["retrieved"].user_ids), "lists": found}
+
+
+def _diagnosis(
+    road: Road, lists: Mapping[str, Candidates], measured: Mapping[str, Metrics], oracle: Mapping[str, float]
+) -> dict[str, Any] | None:
+    """What reranking changed, at what cost in tokens; None without a reranker."""
+    if road.config.rerank is None:
+        return None
+    names = [name for name in RERANKED if name in lists]
+    retrieved, truths = lists["retrieved"], truths_of(road.part("test"))
+    history = json.loads(road.path("finetune", "history.json").read_text())
+    base = measured["retrieved"].mean()
+    return {
+        "fine_tuning_pairs": history["pair_accuracy"],
+        "validation_ndcg@10_by_slot": history["ndcg@10_by_slot"],
+        "pairs": {name: flips(order_pairs(retrieved, lists[name], truths)) for name in names},
+        "oracle_gap_closed": {
+            name: {c: gap_closed(base[c], measured[name].mean()[c], best) for c, best in oracle.items()}
+            for name in names
+        },
+        "by_place": _by_place(retrieved, {n: measured[n] for n in ("retrieved", *names)}, truths, oracle),
+        "cost": json.loads(road.path("rerank", "cost.json").read_text()),
+    }
+
+
+def _by_place(
+    retrieved: Candidates, measured: Mapping[str, Metrics], truths: Mapping[str, frozenset[str]],
+    columns: Iterable[str],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Metrics by the place where a list's first truth came in."""
+    places = dict(zip(retrieved.user_ids.tolist(), first_places(retrieved, truths).tolist(), strict=True))
+    own = np.array([places.get(user, 0) for user in measured["retrieved"].user_ids.tolist()])
+    rows = []
+    for low, high in place_bins(retrieved.k):
+        chosen = (own >= low) & (own <= high)
+        if chosen.any():
+            lists = {
+                name: {c: float(metrics.per_user[c][chosen].mean()) for c in columns}
+                for name, metrics in measured.items()
+            }
+            rows.append({"from": low, "to": high, "users": int(chosen.sum()), "lists": lists})
+    return rows
 
 
 def _statistics(road: Road, lists: Mapping[str, Candidates]) -> dict[str, dict[str, float | None]]:

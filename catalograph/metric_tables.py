@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from catalograph.diagnosis_tables import diagnosis_tables
 from catalograph.report.data import Interval, MetricRow, MetricTable
 
 DESCRIPTIONS = {
@@ -25,6 +26,7 @@ def tables(found: Mapping[str, Any]) -> list[MetricTable]:
         _main_table(found, columns),
         *([_claims_table(found)] if found["comparisons"] else []),
         _conditional_table(found, columns),
+        *(diagnosis_tables(found["diagnosis"], columns) if found["diagnosis"] else []),
         _statistics_table(found),
         *grouped,
     ]

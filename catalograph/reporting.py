@@ -82,8 +82,16 @@ def _notes(road: Road) -> list[str]:
         notes.append(
             f"The reranker learned from {lists['with_truth']:,} out-of-fold lists ({lists['made']:,} were "
             "made; the others do not hold their truth). Share of pairs in the right order on validation: "
-            f"{pairs['before']:.3f} before fine-tuning, {pairs['after']:.3f} after. "
+            f"{pairs['before']:.3f} before fine-tuning, {pairs['after']:.3f} after; "
+            f"{pairs['put_right']:,} of {pairs['pairs']:,} were put right and {pairs['put_wrong']:,} wrong. "
             "The truth is never put into a list by hand."
+        )
+        cost = json.loads(road.path("rerank", "cost.json").read_text())
+        lists_read = max(cost["lists"], 1)
+        notes.append(
+            f"Reranking a list took {cost['tokens'] / lists_read:,.0f} tokens in "
+            f"{cost['prompts'] / lists_read:.1f} prompts and "
+            f"{road.stage('rerank').seconds / lists_read:.4f} seconds, loading included."
         )
     return notes
 

@@ -27,10 +27,11 @@ from extract.errors import InvalidData
 from extract.models import find_model
 from extract.store import write_atomic
 from recsys.candidates import Candidates
+from rerank.diagnosis import arrived, by_slot, flips, score_pairs
 from rerank.fusion import Fusion, fit_fusion, fused
-from rerank.inference import Scorer, ordered_by, reorder, score_lists
+from rerank.inference import Cost, Scorer, held_within, ordered_by, rank_lists, reorder
 from rerank.lambdamart import LambdaMart, fit_lambdamart
-from rerank.lists import RankingList
+from rerank.lists import RankingList, in_one_window
 from rerank.prompts import LAYOUTS
 from rerank.settings import RerankConfig
 
@@ -61,7 +62,7 @@ def rerank_parts(road: Road) -> dict[str, Any]:
 
 def finetune(road: Road) -> Counts:
     """Writes `adapter/`, `fusion.json`, `history.json` and, where it is asked for, `lambdamart.json`."""
-    from rerank.train import fine_tune
+    from rerank.train import fine_tune, ndcg_of
 
     road.use_threads()
     settings, seed = settings_of(road), road.config.seed
@@ -74,20 +75,24 @@ def finetune(road: Road) -> Counts:
         write_atomic(road.path("finetune", "lambdamart.json"), json.dumps(asdict(trees)).encode())
         outputs.append("lambdamart.json")
     scorer = _fresh(road, lists)
-    before = score_lists(scorer, valid, texts)
+    before = rank_lists(scorer, valid, texts, settings.inference)
     with road.progress.task("finetune", None) as task:
+        window = settings.inference.window
+        learnt, held = ([in_one_window(e, window, seed=seed) for e in some] for some in (lists, valid))
         history = fine_tune(
-            scorer, lists, valid, texts, settings.finetune, seed=seed,
+            scorer, learnt, held, texts, settings.finetune, seed=seed,
             checkpoints=road.path("finetune", "checkpoints/none").parent,
             progress=lambda step, total, losses: task.reach(step, total),
         )  # fmt: skip
     _save(scorer, road.path("finetune", "adapter/none").parent, settings)
-    after = score_lists(scorer, valid, texts)
+    after = rank_lists(scorer, valid, texts, settings.inference)
     fusions = _fit_fusions(road, valid_candidates, valid, after)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
+    ndcg = [ndcg_of(scores, arrived(entry), 10) for entry, scores in zip(valid, after, strict=True)]
     record = {
         "lists": {"made": made, "with_truth": len(lists), "validation": len(valid)},
-        "pair_accuracy": {"before": _pair_accuracy(valid, before), "after": _pair_accuracy(valid, after)},
+        "pair_accuracy": flips(score_pairs(valid, before, after)),
+        "ndcg@10_by_slot": by_slot(valid, ndcg),
         "steps": history.steps,
         "evaluations": history.evaluations,
     }
@@ -102,11 +107,15 @@ def rerank(road: Road) -> Counts:
     candidates, lists = final_lists(road)
     scorer = _load_trained(road, lists)
     with road.progress.task("rerank", len(lists)) as task:
-        llm = reorder(scorer, candidates, lists, item_texts(road), progress=task.reach)
+        reading = settings_of(road).inference
+        free = reading.model_copy(update={"max_move": None})
+        cost, texts = Cost(), item_texts(road)
+        llm = reorder(scorer, candidates, lists, texts, config=free, progress=task.reach, cost=cost)
     fusions = read_fusions(road)
+    reranked = fused(llm, fusions["reranked"], "fused")
     orders = {
-        "llm_only": llm,
-        "reranked": fused(llm, fusions["reranked"], "fused"),
+        "llm_only": held_within(llm, candidates, "reranker", reading.max_move),
+        "reranked": held_within(reranked, candidates, "fused", reading.max_move),
         "fused_without_llm": fused(candidates, fusions["fused_without_llm"], "fused"),
     }
     if settings_of(road).lambdamart is not None:
@@ -116,7 +125,11 @@ def rerank(road: Road) -> Counts:
     for name, ordered in orders.items():
         ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
     orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    return Counts(len(lists), len(lists), outputs=(*(f"{name}.parquet" for name in orders), "reranked.trec"))
+    # Times are in the stage's own record: outputs are equal for equal runs.
+    told = {"lists": len(lists), **asdict(cost)}
+    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
+    outputs = (*(f"{name}.parquet" for name in orders), "reranked.trec", "cost.json")
+    return Counts(len(lists), len(lists), outputs=outputs)
 
 
 def read_fusions(road: Road) -> dict[str, Fusion]:
@@ -143,7 +156,7 @@ def _fresh(road: Road, lists: list[RankingList]) -> Scorer:
     if settings.form == "text":
         from rerank.scorer import load_scorer, with_lora
 
-        text = load_scorer(settings, max_candidates=road.config.candidates.k)
+        text = load_scorer(settings, max_candidates=_shown(road))
         return _placed(road, with_lora(text, settings.finetune.lora, seed=road.config.seed))
     if not lists:
         raise InvalidData("R303", "no training list holds a truth", next_step="raise candidates.k or folds")
@@ -153,16 +166,26 @@ def _fresh(road: Road, lists: list[RankingList]) -> Scorer:
 
 
 def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+    from extract.transformers_captioner import pick_device
+
     settings, folder = _resolved(settings_of(road)), road.path("finetune", "adapter")
     if settings.form == "text":
         from rerank.scorer import load_scorer
 
-        return _placed(road, load_scorer(settings, max_candidates=road.config.candidates.k, adapter=folder))
+        text = load_scorer(settings, max_candidates=_shown(road), adapter=folder)
+        text.model.to(pick_device(road.config.device))
+        text.pack()
+        return text
     from rerank.token import build_token_scorer, load_trained
 
     scorer = build_token_scorer(settings, lists[0], seed=road.config.seed)
     load_trained(scorer, folder / TRAINED)
     return _placed(road, scorer)
+
+
+def _shown(road: Road) -> int:
+    """Candidates in a prompt."""
+    return min(road.config.candidates.k, settings_of(road).inference.window or road.config.candidates.k)
 
 
 def _placed(road: Road, scorer: Scorer) -> Scorer:
@@ -208,15 +231,3 @@ def _fit_fusions(
         ),
     }
     return {name: dict(zip(f.names, map(float, f.weights), strict=True)) for name, f in fitted.items()}
-
-
-def _pair_accuracy(valid: list[RankingList], scores: list[NDArray[np.float32]]) -> float:
-    """Share of (truth, other) pairs in the right order: what preference training is known to move little."""
-    right = total = 0
-    for entry, own in zip(valid, scores, strict=True):
-        relevance = np.empty_like(entry.relevance)
-        relevance[entry.places] = entry.relevance
-        good, other = own[relevance > 0], own[relevance == 0]
-        right += int((good[:, None] > other[None, :]).sum())
-        total += len(good) * len(other)
-    return right / total if total else 0.0

@@ -107,6 +107,11 @@ class PackedLinear(nn.Module):
         weight: Tensor = self._packed
         return weight
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias [out]."""
+        return self._bias
+
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         # oneDNN's exact GELU goes by "none", as in torch's `approximate`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ class RankingList:
         inputs: [K, S] numbers known of each shown candidate, see `rerank.inputs`; None for text alone.
         vectors: what is known of the items, shared by the lists of one fold; None for text alone.
         ordered: whether the order of the history means time.
+        query: what was searched for, in plain search; else nothing.
     """
 
     user_id: str
@@ -37,6 +39,7 @@ class RankingList:
     inputs: NDArray[np.float32] | None = None
     vectors: ItemVectors | None = None
     ordered: bool = True
+    query: str = ""
 
     def best_first(self) -> list[int]:
         """Shown places in the order to learn: truths first, then the incoming order."""
@@ -72,7 +75,7 @@ def ranking_lists(
 
     `inputs` [U, K, S] are in the candidates' order.
     """
-    wanted = _truths(truth)
+    wanted = truths_of(truth)
     lists = []
     for row, user in enumerate(candidates.user_ids):
         items = [str(item) for item in candidates.items[row] if item]
@@ -86,7 +89,8 @@ def ranking_lists(
     return lists
 
 
-def _truths(truth: Interactions | None) -> dict[str, frozenset[str]]:
+def truths_of(truth: Interactions | None) -> dict[str, frozenset[str]]:
+    """By user, the items that were held out."""
     if truth is None:
         return {}
     collected: dict[str, set[str]] = {}
@@ -101,7 +105,11 @@ def _generator(seed: int, user: str) -> np.random.Generator:
 
 def reshuffled(entry: RankingList, *, seed: Sequence[int]) -> RankingList:
     """The same list with its candidates shown in another order."""
-    order = np.random.default_rng(list(seed)).permutation(len(entry.candidates))
+    return taken(entry, np.random.default_rng(list(seed)).permutation(len(entry.candidates)))
+
+
+def taken(entry: RankingList, order: NDArray[np.integer[Any]]) -> RankingList:
+    """The list of some of the candidates, by their shown places, in that order."""
     return replace(
         entry,
         candidates=tuple(entry.candidates[place] for place in order),
@@ -109,3 +117,16 @@ def reshuffled(entry: RankingList, *, seed: Sequence[int]) -> RankingList:
         relevance=entry.relevance[order],
         inputs=None if entry.inputs is None else entry.inputs[order],
     )
+
+
+def in_one_window(entry: RankingList, window: int | None, *, seed: int) -> RankingList:
+    """The part of a list that a window over its incoming order shows, at a drawn place that holds a truth."""
+    count = len(entry.candidates)
+    if window is None or count <= window:
+        return entry
+    draw = _generator(seed, entry.user_id)
+    truths = entry.places[entry.relevance > 0]
+    truth = int(draw.choice(truths)) if len(truths) else int(draw.integers(count))
+    start = int(draw.integers(max(0, truth - window + 1), min(truth, count - window) + 1))
+    part = taken(entry, np.flatnonzero((entry.places >= start) & (entry.places < start + window)))
+    return replace(part, places=part.places - start)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,82 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from extract.cpu_kernels import is_half
 from extract.embed import token_batches
+from extract.faults import describe
 from rerank.lists import RankingList
+from rerank.packing import PackedDecoder
+from rerank.passes import Passes
 from rerank.prompts import LAYOUTS, EncodedList, PromptEncoder
 from rerank.settings import LoraConfig, RerankConfig
+
+logger = logging.getLogger(__name__)
 
 
 class ListwiseScorer:
     """A causal language model that ranks lists.
 
     The prompt ends where the answer's first identifier would stand. The score of a candidate is the logit of
-    its identifier there; no other logit is computed and nothing is generated. Prompts are padded on the
-    right, which a causal model does not see, so a score does not depend on the other lists of its batch.
+    its identifier there; no other logit is computed and nothing is generated. Lists are packed end to end
+    after `pack`, else padded on the right, which a causal model does not see: a score does not depend on the
+    other lists of its batch.
     """
 
     def __init__(self, model: Any, encoder: PromptEncoder) -> None:
         self.model, self.encoder = model, encoder
+        self._passes: Passes | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         first: Tensor = next(self.model.parameters())
         return first.device
+
+    def pack(self) -> None:
+        """Makes the model faster and unfit for training: adapters merged, weights packed, lists end to end.
+
+        A decoder that is not understood, or whose packed states differ from its own, stays as it is.
+        """
+        if self.packs:
+            return
+        self.model.eval()
+        if hasattr(self.model, "merge_and_unload"):
+            self.model = self.model.merge_and_unload()
+        vocabulary = self.output_rows().shape[0]
+        sample = [
+            [(7 * n + 3 * k) % vocabulary for n in range(length)] for k, length in enumerate((5, 40, 17))
+        ]
+        try:
+            with torch.no_grad():
+                states, lengths = self.hidden(sample)
+                expected = states[torch.arange(len(sample), device=states.device), lengths - 1].float()
+                packed = PackedDecoder(self.model.get_decoder())
+        except ValueError as error:
+            logger.info("lists are padded, not packed: %s", error)
+            return
+        try:
+            with torch.no_grad():
+                found = packed.last_states(sample, [None] * len(sample)).float()
+            moved = float((found - expected).norm() / expected.norm())
+            why = "" if moved < (0.05 if is_half(self.model) else 1e-4) else f"states move by {moved:.1e}"
+        except Exception as error:
+            # Layers that want more than attention over the pack raise whatever they miss.
+            why = describe(error)
+        if why:
+            logger.warning("lists are padded, not packed: %s", why)
+            packed.put_back()
+            return
+        packed.keep()
+        self._passes = Passes(packed)
+
+    @property
+    def packs(self) -> bool:
+        """Whether lists are packed end to end."""
+        return self._passes is not None
+
+    def remembering(self) -> Any:
+        """A block inside which beginnings that lists share, once read, stay for further calls."""
+        return nullcontext() if self._passes is None else self._passes.remembering()
 
     def words(self, text: str) -> list[int]:
         """Tokens of one item's text."""
@@ -48,7 +103,8 @@ class ListwiseScorer:
         Args:
             words: item id to the tokens of its text.
         """
-        shown = self.encoder.encode([words[i] for i in entry.history], [words[i] for i in entry.candidates])
+        history, candidates = ([words[i] for i in part] for part in (entry.history, entry.candidates))
+        shown = self.encoder.encode(history, candidates, entry.query)
         return replace(shown, answer=self.encoder.answer(entry.best_first()[:answer])) if answer else shown
 
     def learn(self, prompts: Sequence[EncodedList]) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +123,13 @@ class ListwiseScorer:
         return (cross_entropy(logits, targets, reduction="none") * weight.to(logits.device)).sum()
 
     def hidden(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Last hidden states of right-padded `rows`: [B, L, D], and the true lengths [B]."""
+        """Last hidden states of right-padded `rows`: [B, L, D], and the true lengths [B].
+
+        Raises:
+            RuntimeError: the scorer was packed, and can no longer be trained.
+        """
+        if self.packs:
+            raise RuntimeError("a packed scorer can only score")
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long, device=self.device)
         for place, row in enumerate(rows):
@@ -84,23 +146,37 @@ class ListwiseScorer:
     def identifier_scores(self, states: Tensor, candidates: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Scores [B, K] of `states` [B, D] and their mask [B, K], K the longest of `candidates`."""
         width = max(candidates)
-        rows = self.output_rows()[self.encoder.identifiers[:width]]
+        head = causal_model(self.model).get_output_embeddings()
+        wanted = self.encoder.identifiers[:width]
         counts = torch.tensor(candidates, device=states.device)
         mask = torch.arange(width, device=states.device)[None, :] < counts[:, None]
-        return states.float() @ rows.float().T, mask
+        scores = states.float() @ head.weight[wanted].float().T
+        if getattr(head, "bias", None) is not None:
+            scores = scores + head.bias[wanted].float()
+        cap = getattr(causal_model(self.model).config.get_text_config(), "final_logit_softcapping", None)
+        return scores if cap is None else cap * torch.tanh(scores / cap), mask
 
     @torch.no_grad()
     def score(self, lists: Sequence[EncodedList], *, token_budget: int = 8192) -> list[NDArray[np.float32]]:
         """The candidates' scores of each list, float32 [K], comparable within a list."""
         self.model.eval()
         scores: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(lists)
-        for batch in token_batches([len(item.tokens) for item in lists], token_budget):
-            states, lengths = self.hidden([lists[i].tokens for i in batch])
-            last = states[torch.arange(len(batch), device=states.device), lengths - 1]
+        for batch, last in self._last_states(lists, token_budget):
             table, _ = self.identifier_scores(last, [lists[i].candidates for i in batch])
             for row, place in zip(table.cpu().numpy(), batch, strict=True):
                 scores[place] = row[: lists[place].candidates].astype(np.float32)
         return scores
+
+    def _last_states(
+        self, lists: Sequence[EncodedList], token_budget: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Lists of a batch and their last states [B, D]."""
+        if self._passes is not None:
+            yield list(range(len(lists))), self._passes.last_states(lists, token_budget)
+            return
+        for batch in token_batches([len(item.tokens) for item in lists], token_budget):
+            states, lengths = self.hidden([lists[i].tokens for i in batch])
+            yield batch, states[torch.arange(len(batch), device=states.device), lengths - 1]
 
 
 def load_scorer(config: RerankConfig, *, max_candidates: int, adapter: Path | None = None) -> ListwiseScorer:
@@ -112,8 +188,9 @@ def load_scorer(config: RerankConfig, *, max_candidates: int, adapter: Path | No
         with _quiet_peft():
             model = PeftModel.from_pretrained(model, adapter)
     encoder = PromptEncoder(
-        tokenizer, LAYOUTS[config.prompt], max_candidates=max_candidates, item_tokens=config.item_tokens
-    )
+        tokenizer, LAYOUTS[config.prompt], max_candidates=max_candidates, item_tokens=config.item_tokens,
+        context=context_of(model),
+    )  # fmt: skip
     return ListwiseScorer(model.eval(), encoder)
 
 
@@ -131,6 +208,12 @@ def load_model(config: RerankConfig) -> tuple[Any, Any]:
         **where,
     )
     return tokenizer, model
+
+
+def context_of(model: Any) -> int | None:
+    """Tokens the model can read at once; None where its configuration does not say."""
+    found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 def with_lora(scorer: ListwiseScorer, config: LoraConfig, *, seed: int) -> ListwiseScorer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Loss = Literal["ranknet", "listnet", "listmle", "lambdarank", "approx_ndcg", "policy_gradient"]
 
@@ -57,6 +57,29 @@ class FineTuneConfig(BaseModel):
     """Decay per step of the running mean of the weights that is validated and kept; 0: the last weights."""
     lora: LoraConfig = LoraConfig()
     """The adapter."""
+
+
+class InferenceConfig(BaseModel):
+    """How trained weights are applied to lists."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window: int | None = Field(default=None, ge=2)
+    """Candidates read at a time; a longer list is read in windows, from its end to its top. None: all."""
+    stride: int | None = Field(default=None, ge=1)
+    """Places between the beginnings of two windows, at most `window`. None: half of `window`."""
+    permutations: int = Field(default=1, ge=1)
+    """Orders the candidates are shown in; a candidate's score is the mean over them."""
+    max_move: int | None = Field(default=None, ge=0)
+    """Places an item may move up or down from where it came in. None: no limit."""
+    token_budget: int = Field(default=2048, ge=1)
+    """Tokens per forward pass; on a CPU more of them fall out of its caches."""
+
+    @model_validator(mode="after")
+    def _windows_overlap_or_touch(self) -> Self:
+        if self.stride is not None and self.stride > (self.window or 0):
+            raise ValueError("stride needs a window that is at least as long")
+        return self
 
 
 class TokenConfig(BaseModel):
@@ -118,6 +141,8 @@ class RerankConfig(BaseModel):
     """Precision of the weights."""
     token: TokenConfig = TokenConfig()
     """Soft tokens, for the forms ``token`` and ``hybrid``."""
+    inference: InferenceConfig = InferenceConfig()
+    """How lists are read."""
     lambdamart: LambdaMartConfig | None = None
     """LambdaMART as one more list to compare with; null: none. Needs the extra ``lambdamart``."""
     finetune: FineTuneConfig = FineTuneConfig()

@@ -29,7 +29,14 @@ from recsys.search_space import TuneConfig
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
 from rerank.prompts import LAYOUTS
-from rerank.settings import FineTuneConfig, LambdaMartConfig, LoraConfig, RerankConfig, TokenConfig
+from rerank.settings import (
+    FineTuneConfig,
+    InferenceConfig,
+    LambdaMartConfig,
+    LoraConfig,
+    RerankConfig,
+    TokenConfig,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -54,6 +61,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`retrievers.NAME.train`": TrainConfig,
     "`candidates`": sections.CandidatesConfig,
     "`rerank`": RerankConfig,
+    "`rerank.inference`": InferenceConfig,
     "`rerank.token`": TokenConfig,
     "`rerank.lambdamart`": LambdaMartConfig,
     "`rerank.finetune`": FineTuneConfig,

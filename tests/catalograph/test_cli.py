@@ -36,6 +36,8 @@ FLAGS = {
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
     "extract": STAGE_FLAGS
     | {"--store", "--update", "--stage", "--shard", "--merge", "--ray", "--retry-bad", "--rehash"},
+    "rerank": STAGE_FLAGS
+    | {"--requests", "--trec", "--queries", "--texts", "--model", "--adapter", "--qrels", "--out"},
     "estimate": STAGE_FLAGS | {"--seconds", "--price"},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},

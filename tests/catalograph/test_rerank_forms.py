@@ -55,3 +55,30 @@ def test_lambdamart_is_one_more_list_with_its_own_comparison(world: World) -> No
     assert "lambdamart" in json.loads(run.out)["metrics"]
     found = json.loads((run.folder / "stages" / "80-evaluate" / "metrics.json").read_text())
     assert ("lambdamart", "reranked") in {(row["a"], row["b"]) for row in found["comparisons"]}
+
+
+def test_words_in_windows_and_two_orders_move_no_item_further_than_allowed(world: World) -> None:
+    reading = {"window": 8, "permutations": 2, "max_move": 3}
+    rerank = world.config()["rerank"] | {"inference": reading}
+    run = world.run("windows", "--json", rerank=rerank)
+    assert run.code == 0, run.err
+    stages = run.folder / "stages"
+    arrived = Candidates.from_parquet(stages / "50-recommend" / "test.parquet")
+    for name in ("llm_only", "reranked"):
+        ordered = Candidates.from_parquet(stages / "70-rerank" / f"{name}.parquet")
+        for before, after in zip(arrived.items, ordered.items, strict=True):
+            places = {item: place for place, item in enumerate(before) if item}
+            moves = [abs(places[item] - place) for place, item in enumerate(after) if item]
+            assert max(moves) <= 3
+    assert (ordered.items != arrived.items).any()
+    measured = json.loads((stages / "80-evaluate" / "metrics.json").read_text())
+    found, cost = measured["diagnosis"], measured["diagnosis"]["cost"]
+    # 20 candidates in windows of 8 with stride 4 are four windows, each in two orders.
+    assert cost["prompts"] == 8 * cost["lists"]
+    assert cost["tokens"] > 20 * cost["prompts"]
+    pairs = found["pairs"]["reranked"]
+    assert pairs["pairs"] == sum(v for k, v in pairs.items() if k.startswith(("put", "stayed")))
+    assert sum(row["users"] for row in found["by_place"]) <= measured["users"]
+    page = (run.folder / "report" / "index.html").read_text()
+    for title in ("What reranking changed", "place where the held-out item came in", "tokens in 8.0 prompts"):
+        assert title in page

@@ -1,0 +1,67 @@
+"""What reranking changed, as tables for the terminal and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from catalograph.report.data import Interval, MetricRow, MetricTable
+
+
+def diagnosis_tables(found: Mapping[str, Any], columns: list[str]) -> list[MetricTable]:
+    """Tables of the section `diagnosis` of `metrics.json`."""
+    return [_changes(found, columns), _by_place(found, columns), _by_slot(found)]
+
+
+def _changes(found: Mapping[str, Any], columns: list[str]) -> MetricTable:
+    kinds = ("before", "after", "put_right", "put_wrong")
+    rows = []
+    for name, pairs in {"fine-tuning": found["fine_tuning_pairs"], **found["pairs"]}.items():
+        values = {f"pairs {kind}".replace("_", " "): Interval(float(pairs[kind])) for kind in kinds}
+        closed = found["oracle_gap_closed"].get(name, {})
+        values |= {f"gap closed {c}": Interval(closed[c]) for c in columns if closed.get(c) is not None}
+        rows.append(MetricRow(name, values))
+    shown = list(dict.fromkeys(column for row in rows for column in row.values))
+    return MetricTable(
+        "What reranking changed", shown, rows, None,
+        "Pairs of a held-out item and another candidate: the share in the right order before (as retrieved) "
+        "and after, and how many were put right and wrong; fine-tuning: the model's scores before and after "
+        "it, on validation. Gap closed: share of the way from the retrieved order to the best order of the "
+        "same items.",
+        detail=True,
+    )  # fmt: skip
+
+
+def _by_place(found: Mapping[str, Any], columns: list[str]) -> MetricTable:
+    rows = [
+        MetricRow(
+            f"{_span(entry['from'], entry['to'])}: {name}", {c: Interval(v) for c, v in values.items()}, {},
+            f"{entry['users']:,} users",
+        )
+        for entry in found["by_place"]
+        for name, values in entry["lists"].items()
+    ]  # fmt: skip
+    return MetricTable(
+        "By the place where the held-out item came in", columns, rows, None,
+        "What a reranker can win lies where the item came in late, what it can lose where it came in early.",
+        detail=True,
+    )  # fmt: skip
+
+
+def _by_slot(found: Mapping[str, Any]) -> MetricTable:
+    rows = [
+        MetricRow(
+            f"{entry['from']:.0%} to {entry['to']:.0%} of the prompt",
+            {"ndcg@10": Interval(entry["mean"])}, {}, f"{entry['lists']:,} lists",
+        )
+        for entry in found["validation_ndcg@10_by_slot"]
+    ]  # fmt: skip
+    return MetricTable(
+        "By the place of the held-out item in the prompt, validation", ["ndcg@10"], rows, None,
+        "Candidates are shown in an order drawn by lot: differences are the model's liking for places.",
+        detail=True,
+    )  # fmt: skip
+
+
+def _span(low: int, high: int) -> str:
+    return f"place {low}" if low == high else f"places {low} to {high}"
