@@ -33,6 +33,9 @@ from rerank.settings import RerankConfig, TokenConfig
 SOFT = -1
 """Stands in a prompt's tokens where a soft token goes."""
 
+FUSION = 64
+"""Width of the layers that fuse a candidate's numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class SoftPrompt:
@@ -93,9 +96,10 @@ class TokenReranker(nn.Module):
         self.known = nn.Sequential(nn.Linear(inputs, size), nn.GELU(), nn.Linear(size, size))
         self.kind = nn.Parameter(0.02 * torch.randn(2, size))
         self.head = nn.Linear(size, 1)
-        # The score starts near a fusion of the inputs; the decoder learns what that misses.
-        self.fusion = nn.Linear(inputs, 1, bias=False)
-        nn.init.zeros_(self.fusion.weight)
+        # A fusion of the inputs by itself; the decoder learns what that misses.
+        self.fusion = nn.Sequential(
+            nn.Linear(inputs, FUSION), nn.GELU(), nn.Linear(FUSION, FUSION), nn.GELU(), nn.Linear(FUSION, 1)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, batch: SoftBatch) -> Tensor:
