@@ -93,8 +93,8 @@ class Bench:
         self.folds = 2 if chosen.quick else 5
         self.k = 40 if chosen.quick else 100
         self.token = RerankConfig(
-            form="token", history=64 if self.films else 20,
-            token=TokenConfig(choices=64, features=("text",) if self.films else ()),
+            form="token", history=32 if self.films else 20,
+            token=TokenConfig(choices=64, layers=1, features=("text",) if self.films else ()),
             finetune=FineTuneConfig(
                 loss="listnet", rank_weight=1.0, epochs=1 if chosen.quick else chosen.epochs, batch_size=64,
                 token_budget=8192, learning_rate=2e-3, average=0.99, patience=4,

@@ -95,8 +95,10 @@ class TokenReranker(nn.Module):
         self.item = nn.Linear(width, size)
         self.known = nn.Sequential(nn.Linear(inputs, size), nn.GELU(), nn.Linear(size, size))
         self.kind = nn.Parameter(0.02 * torch.randn(2, size))
+        # A fusion of the inputs at first, as the head is silent; the decoder learns what that misses.
         self.head = nn.Linear(size, 1)
-        # A fusion of the inputs by itself; the decoder learns what that misses.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
         self.fusion = nn.Sequential(
             nn.Linear(inputs, FUSION), nn.GELU(), nn.Linear(FUSION, FUSION), nn.GELU(), nn.Linear(FUSION, 1)
         )

@@ -208,6 +208,7 @@ def test_words_follow_the_soft_token_in_the_hybrid_form(scorer, tokenizer):
     _, lists = colour_world(4, 9)
     torch.manual_seed(0)
     model = TokenReranker(scorer.model, lists[0].vectors.width, 2, 0.0).eval()
+    torch.nn.init.ones_(model.head.weight)  # Fresh, it is silent.
     hybrid, token = TokenScorer(model, tokenizer, 4), TokenScorer(model)
     texts = {str(item): "red mug" for item in ITEMS} | {"i0": "blue lamp", "i5": "<eos> [A] best"}
     assert not set(hybrid.words(texts["i5"])) & {0, 1, 2}
