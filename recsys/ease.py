@@ -1,8 +1,11 @@
 """EASE: a linear item-item model in closed form (Steck, "Embarrassingly Shallow Autoencoders for Sparse
-Data", WWW 2019).
+Data", WWW 2019), and its denoising form (Steck, "Autoencoders that don't overfit towards the Identity",
+NeurIPS 2020).
 
-With P = (X^T X + lambda I)^-1: B_ij = -P_ij / P_jj, B_jj = 0, score = X B. Dense, so I is bounded by memory:
-4 I^2 bytes.
+With G = X^T W X and P = (G + lambda I + p / (1 - p) diag G)^-1: B_ij = -P_ij / P_jj, B_jj = 0, score = X B.
+p is the share of choices a denoising autoencoder would drop. W weighs the users of the squared error by
+n_u^-a, n_u a user's choices over their geometric mean; that is ours. p = 0 and a = 0 are plain EASE. Dense,
+so I is bounded by memory: 4 I^2 bytes. Left out: the low-rank solution of the denoising form.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.linalg import lapack
 
 from extract.errors import InvalidData, ResourceExhausted
@@ -42,10 +46,12 @@ class Ease:
         n = self._matrix.shape[1]
         _check_memory(n)
         gram = np.zeros((n, n), dtype=np.float32, order="F")
+        weighted = _weighted(self._matrix, self.config.user_power)
         columns = self._matrix.T.tocsr()
         for part in blocks(n, 512):
-            gram[:, part] = (columns[part] @ self._matrix).toarray().T
-        gram[np.diag_indices(n)] += np.float32(self.config.l2)
+            gram[:, part] = (columns[part] @ weighted).toarray().T
+        denoise = np.float32(self.config.denoise / (1 - self.config.denoise))
+        gram[np.diag_indices(n)] += np.float32(self.config.l2) + denoise * np.diag(gram)
         inverse, failed = lapack.spotrf(gram, lower=1, overwrite_a=1)
         if not failed:
             inverse, failed = lapack.spotri(inverse, lower=1, overwrite_c=1)
@@ -75,6 +81,17 @@ class Ease:
     def restore(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Take back what `tensors` gave."""
         self._weights = tensors["weights"]
+
+
+def _weighted(matrix: sparse.csr_array, power: float) -> sparse.csr_array:
+    """The users' rows times n_u^-power, n_u over its geometric mean, so that lambda keeps its scale."""
+    if not power:
+        return matrix
+    counts = np.diff(matrix.indptr)
+    logs = np.log(np.maximum(counts, 1))
+    mean = logs.sum() / max(np.count_nonzero(counts), 1)
+    weights = np.exp(power * (mean - logs)).astype(np.float32)
+    return sparse.csr_array(sparse.diags_array(weights) @ matrix)
 
 
 def _check_memory(n_items: int) -> None:

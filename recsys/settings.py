@@ -36,6 +36,12 @@ class EaseConfig(BaseModel):
 
     l2: float = Field(default=300.0, gt=0)
     """Lambda, the ridge on the diagonal; search it on a logarithmic scale, 10 to 10,000."""
+    denoise: float = Field(default=0.0, ge=0, lt=1)
+    """Share of choices a denoising autoencoder drops: more ridge for popular items; try 0.3. 0: off."""
+    user_power: float = Field(default=0.0, ge=0, le=2)
+    """A user of n choices weighs n to minus this power in the error, so that few heavy users do not decide;
+    try 0.5. 0: all weigh alike.
+    """
 
 
 class SparseEaseConfig(BaseModel):

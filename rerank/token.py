@@ -33,6 +33,9 @@ from rerank.settings import RerankConfig, TokenConfig
 SOFT = -1
 """Stands in a prompt's tokens where a soft token goes."""
 
+FUSION = 64
+"""Width of the layers that fuse a candidate's numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class SoftPrompt:
@@ -92,10 +95,13 @@ class TokenReranker(nn.Module):
         self.item = nn.Linear(width, size)
         self.known = nn.Sequential(nn.Linear(inputs, size), nn.GELU(), nn.Linear(size, size))
         self.kind = nn.Parameter(0.02 * torch.randn(2, size))
+        # A fusion of the inputs at first, as the head is silent; the decoder learns what that misses.
         self.head = nn.Linear(size, 1)
-        # The score starts near a fusion of the inputs; the decoder learns what that misses.
-        self.fusion = nn.Linear(inputs, 1, bias=False)
-        nn.init.zeros_(self.fusion.weight)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.fusion = nn.Sequential(
+            nn.Linear(inputs, FUSION), nn.GELU(), nn.Linear(FUSION, FUSION), nn.GELU(), nn.Linear(FUSION, 1)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, batch: SoftBatch) -> Tensor:

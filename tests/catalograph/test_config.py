@@ -202,7 +202,7 @@ def test_settings_of_models_are_checked_with_the_rest(tmp_path: Path) -> None:
         "as an integer, got 'many'",
         "retrievers.graph.params.layer (--set): unknown key; did you mean retrievers.graph.params.layers?",
         "retrievers.linear.params.l2 (--set): input should be greater than 0, got -1",
-        "retrievers.linear.params.l3 (--set): unknown key; known here: l2",
+        "retrievers.linear.params.l3 (--set): unknown key; known here: l2, denoise, user_power",
         "retrievers.third.model (--set): unknown model lightgnc; did you mean lightgcn?",
     ]
 

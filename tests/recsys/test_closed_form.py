@@ -61,6 +61,35 @@ def test_ease_of_two_items_worked_by_hand() -> None:
     assert model.score(np.array([1], np.int32)) == pytest.approx(np.array([[0, 1 / 3]]))
 
 
+def test_denoising_adds_to_the_ridge_of_an_item_in_proportion_to_its_choices() -> None:
+    model = Ease(EaseConfig(l2=1.0, denoise=0.5), interactions_from("uuv", "aba", "ab"))
+    model.solve()
+    # G = [[2, 1], [1, 1]] + I + diag(2, 1) = [[5, 1], [1, 3]], P = [[3, -1], [-1, 5]] / 14.
+    # B_ab = 1/5 and B_ba = 1/3; u chose both, v chose a.
+    assert model.score(np.arange(2, dtype=np.int32)) == pytest.approx(np.array([[1 / 3, 1 / 5], [0, 1 / 5]]))
+
+
+def test_a_user_of_twice_the_choices_weighs_half_at_power_one() -> None:
+    model = Ease(EaseConfig(l2=1.0, user_power=1.0), interactions_from("uuv", "aba", "ab"))
+    model.solve()
+    # Counts 2 and 1 over their geometric mean sqrt(2): u weighs s = 1 / sqrt(2), v weighs sqrt(2) = 2 s.
+    # G + I = [[3 s + 1, s], [s, s + 1]], so B_ab = s / (3 s + 1) and B_ba = s / (s + 1).
+    s = 2**-0.5
+    expected = [[s / (s + 1), s / (3 * s + 1)], [0, s / (3 * s + 1)]]
+    assert model.score(np.arange(2, dtype=np.int32)) == pytest.approx(np.array(expected))
+
+
+def test_a_user_without_choices_moves_no_weight() -> None:
+    few = interactions_from("uuvw", "abaa", "ab")
+    idle = few.take(few.user_rows < 2)
+    with_idle, without = (
+        Ease(EaseConfig(user_power=0.5), t) for t in (idle, interactions_from("uuv", "aba", "ab"))
+    )
+    with_idle.solve()
+    without.solve()
+    assert np.array_equal(with_idle.tensors()["weights"], without.tensors()["weights"])
+
+
 def test_ease_of_more_items_than_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Ease(EaseConfig(), TINY)
     monkeypatch.setattr("os.sysconf", lambda name: 7)

@@ -96,16 +96,22 @@ def test_a_score_does_not_depend_on_the_other_lists_of_a_batch():
         np.testing.assert_allclose(alone, scores, atol=1e-5)
 
 
-def test_the_first_scores_are_the_fusion_when_its_weights_say_so():
+def test_the_scores_are_the_fusion_of_the_numbers_where_the_decoder_is_silent():
     _, lists = colour_world(3, 2)
     scorer = build_token_scorer(CONFIG, lists[0], seed=0)
     with torch.no_grad():
         scorer.model.head.weight.zero_()
         scorer.model.head.bias.zero_()
-        scorer.model.fusion.weight.copy_(torch.tensor([[2.0, -1.0]]))
+        for layer in scorer.model.fusion[::2]:
+            layer.weight.zero_()
+            layer.bias.fill_(0.5)
+        # Unit 0 carries 2 x_0 - x_1 + 100 through; GELU leaves numbers of that size as they are.
+        scorer.model.fusion[0].weight[0] = torch.tensor([2.0, -1.0])
+        scorer.model.fusion[0].bias[0] = 100.0
+        scorer.model.fusion[2].weight[0, 0] = scorer.model.fusion[4].weight[0, 0] = 1.0
     for entry, scores in zip(lists, score_lists(scorer, lists, {}), strict=True):
-        shown = entry.inputs @ np.array([2.0, -1.0], np.float32)
-        np.testing.assert_allclose(scores[entry.places], shown, rtol=1e-5)
+        expected = entry.inputs @ np.array([2.0, -1.0], np.float32) + 101.0
+        np.testing.assert_allclose(scores[entry.places], expected, rtol=1e-5)
 
 
 def test_an_item_without_a_vector_is_the_bias_alone():
@@ -202,6 +208,7 @@ def test_words_follow_the_soft_token_in_the_hybrid_form(scorer, tokenizer):
     _, lists = colour_world(4, 9)
     torch.manual_seed(0)
     model = TokenReranker(scorer.model, lists[0].vectors.width, 2, 0.0).eval()
+    torch.nn.init.ones_(model.head.weight)  # Fresh, it is silent.
     hybrid, token = TokenScorer(model, tokenizer, 4), TokenScorer(model)
     texts = {str(item): "red mug" for item in ITEMS} | {"i0": "blue lamp", "i5": "<eos> [A] best"}
     assert not set(hybrid.words(texts["i5"])) & {0, 1, 2}
