@@ -43,7 +43,7 @@ def tune(config: RunConfig, folder: Path, names: tuple[str, ...], progress: Prog
         progress: told how far it is.
 
     Raises:
-        ConfigError: C001, an unknown retriever or key; C207, nothing to search or no validation split.
+        ConfigError: C003, an unknown retriever; C207, an unknown key, nothing to search, no validation split.
         MissingPrerequisite: M301, optuna is not installed.
     """
     chosen = names or tuple(n for n, r in config.retrievers.items() if _space(config, n, r))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from extract import (
@@ -13,9 +15,13 @@ from extract import (
     bucket_of,
     caption_items,
     caption_store,
+    picture_shards,
 )
+from extract.decoding import HereDecoder
 from extract.errors import TooManyBadInputs
 from extract.on_demand import OnDemand
+from extract.picture_engines import FakePictureEngine, PictureEmbedConfig
+from extract.picture_stage import embed_pictures, picture_embed_store
 
 PROMPT = CAPTION_PROMPTS["plain"]
 
@@ -92,3 +98,33 @@ def test_a_limit_met_by_looking_ahead_does_not_cost_the_shard_in_work(tmp_path, 
     with pytest.raises(TooManyBadInputs):
         caption_items(catalog, engine, store, max_bad=0.01, **options)
     assert list(store.rows()) == [0, 1]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Whether threads are left to the decoders, batch by batch, while those are always busy."""
+    seen: list[bool] = []
+    monkeypatch.setattr(HereDecoder, "busy", True)
+    monkeypatch.setattr(
+        picture_shards, "half_the_threads", lambda needed: seen.append(needed) or nullcontext()
+    )
+    return seen
+
+
+@pytest.mark.parametrize(("dtype", "left"), [("float32", True), ("bfloat16", False)])
+def test_only_captions_of_float32_leave_threads_to_busy_decoders(dtype, left, shop, tmp_path, asked):
+    class Engine(FakeEngine):
+        @property
+        def fingerprint(self):
+            return {"engine": "transformers", "dtype": dtype}
+
+    store = caption_store(tmp_path / "s", Engine(), prompt=PROMPT, batch_size=2, buckets=1)
+    caption_items(shop(4), Engine(), store, prompt=PROMPT, batch_size=2)
+    assert asked == [left] * 2
+
+
+def test_vectors_of_pictures_count_to_the_last_bit_and_keep_torchs_threads(shop, tmp_path, asked):
+    engine = FakePictureEngine(PictureEmbedConfig(engine="fake"))
+    store = picture_embed_store(tmp_path / "s", engine, batch_size=2, buckets=1)
+    embed_pictures(shop(4), None, engine, store, batch_size=2)
+    assert asked == [False] * 2
