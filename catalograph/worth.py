@@ -34,7 +34,7 @@ from catalograph.problems import unknown_name
 from catalograph.progress import Progress
 from catalograph.workplace import Workplace
 from extract.caption_shards import caption_table
-from extract.disk import fingerprint, write_atomic
+from extract.disk import atomic_file, fingerprint, write_atomic
 from extract.embed import save_embedded
 from extract.errors import ConfigError
 from extract.features import FeatureTable
@@ -194,9 +194,8 @@ def _measured(trial: Trial, arm: str, seed: int) -> Values:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _train(trial, features, seed)
-        temporary = path.with_name(f".{path.name}")
-        np.savez(temporary.with_suffix(".npz"), **found)  # type: ignore[arg-type]
-        temporary.with_suffix(".npz").replace(path)
+        with atomic_file(path) as file:
+            np.savez(file, **found)  # type: ignore[arg-type]
     with np.load(path, allow_pickle=False) as kept:
         return {name: kept[name] for name in kept.files}
 
