@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from catalograph.road import Road
 from catalograph.stages import finished_road, run_stages
 from extract.errors import ConfigError, TrainingDiverged
 from extract.faults import not_installed
+from extract.features import FeatureTable
 from extract.store import fingerprint, write_atomic
+from recsys.interactions import Interactions
 from recsys.search_space import SPACES, Range
 from recsys.settings import SETTINGS, TrainConfig
 
@@ -79,9 +82,26 @@ def _space(config: RunConfig, name: str, retriever: RetrieverConfig) -> Mapping[
     return space
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What every try of a retriever learns from, read once."""
+
+    retriever: RetrieverConfig
+    train: Interactions
+    valid: Interactions
+    features: Mapping[str, FeatureTable]
+
+
+def _inputs(road: Road, name: str) -> _Inputs:
+    retriever, tables = road.config.retrievers[name], feature_tables(road)
+    features = {feature: tables[feature] for feature in retriever.features}
+    return _Inputs(retriever, road.part("train"), road.part("valid"), features)
+
+
 def _search(road: Road, name: str, space: Mapping[str, Range]) -> dict[str, Any]:
     optuna = _optuna()
-    budget, retriever = road.config.tune, road.config.retrievers[name]
+    budget, inputs = road.config.tune, _inputs(road, name)
+    retriever = inputs.retriever
     folder = road.run.path / "tune"
     folder.mkdir(exist_ok=True)
     # Tries are comparable if the data, the ranges and all that is not searched are equal.
@@ -104,7 +124,7 @@ def _search(road: Road, name: str, space: Mapping[str, Range]) -> dict[str, Any]
     present = {key: _present(retriever, key) for key in space}
     inside = all(r.holds(present[key]) for key, r in space.items())
     if not inside and "present" not in study.user_attrs:
-        study.set_user_attr("present", _try(road, name, {}, lambda epoch, value: False)[0])
+        study.set_user_attr("present", _try(inputs, {}, lambda epoch, value: False)[0])
     until = time.monotonic() + 60 * budget.minutes if budget.minutes else float("inf")
     with road.progress.task(f"tune/{name}", budget.trials) as task:
         while time.monotonic() < until:
@@ -116,12 +136,12 @@ def _search(road: Road, name: str, space: Mapping[str, Range]) -> dict[str, Any]
             study.sampler = optuna.samplers.TPESampler(seed=budget.seed + 7919 * len(done))
             if not done and inside:
                 study.enqueue_trial(present)
-            _one(study, road, name, space)
+            _one(study, inputs, space, budget.max_seconds)
     best = [t for t in study.get_trials(states=(complete,)) if _affordable(t.user_attrs, budget.max_seconds)]
     return _result(folder / f"{name}.json", retriever, study, best, present if inside else None)
 
 
-def _one(study: Any, road: Road, name: str, space: Mapping[str, Range]) -> None:
+def _one(study: Any, inputs: _Inputs, space: Mapping[str, Range], most: float | None) -> None:
     """Draw settings, fit, and tell the study."""
     optuna = _optuna()
     trial = study.ask({key: _distribution(r) for key, r in space.items()})
@@ -130,9 +150,9 @@ def _one(study: Any, road: Road, name: str, space: Mapping[str, Range]) -> None:
         trial.report(value, epoch)
         return bool(trial.should_prune())
 
-    value, seconds = _try(road, name, trial.params, hopeless)
+    value, seconds = _try(inputs, trial.params, hopeless)
     trial.set_user_attr("seconds", round(seconds, 3))
-    if (most := road.config.tune.max_seconds) is not None:
+    if most is not None:
         trial.set_constraint("seconds", seconds - most)
     if value is None:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -141,7 +161,7 @@ def _one(study: Any, road: Road, name: str, space: Mapping[str, Range]) -> None:
 
 
 def _try(
-    road: Road, name: str, changes: Mapping[str, Any], hopeless: Callable[[int, float], bool]
+    inputs: _Inputs, changes: Mapping[str, Any], hopeless: Callable[[int, float], bool]
 ) -> tuple[float | None, float]:
     """The best validation metric of one fit, None where it was given up, and its seconds.
 
@@ -150,18 +170,17 @@ def _try(
     from recsys.models import build_model
     from recsys.train import EpochRecord, fit
 
-    retriever = changed(road.config.retrievers[name], changes)
-    tables = feature_tables(road)
-    features = {feature: tables[feature] for feature in retriever.features}
-    train, valid, began = road.part("train"), road.part("valid"), time.monotonic()
-    model = build_model(retriever.model, retriever.params, train, features, seed=retriever.train.seed)
+    retriever, began = changed(inputs.retriever, changes), time.monotonic()
+    model = build_model(
+        retriever.model, retriever.params, inputs.train, inputs.features, seed=retriever.train.seed
+    )
 
     def watch(record: EpochRecord) -> None:
         if record.metric is not None and hopeless(record.epoch, record.metric):
             raise _GivenUp
 
     try:
-        value = fit(model, train, valid, retriever.train, progress=watch).best_metric
+        value = fit(model, inputs.train, inputs.valid, retriever.train, progress=watch).best_metric
     except _GivenUp:
         value = None
     except TrainingDiverged:
