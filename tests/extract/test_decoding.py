@@ -21,6 +21,7 @@ from extract import (
     caption_store,
     captions_of,
     decode_picture,
+    decoder_process,
     decoding,
     quarantine_of,
 )
@@ -62,7 +63,7 @@ def reason_of(pool: DecoderPool, data: bytes) -> str:
 
 
 def alive(pool: DecoderPool) -> list[int]:
-    return [process._process.pid for process in pool._idle.queue]
+    return [process.pid for process in pool._idle.queue]
 
 
 def test_decoder_processes_give_the_pixels_and_reasons_of_this_process(picture_bytes):
@@ -81,7 +82,7 @@ def test_decoder_processes_give_the_pixels_and_reasons_of_this_process(picture_b
 
 
 def test_a_picture_that_kills_its_decoder_costs_itself_only(monkeypatch, tmp_path, picture_bytes):
-    monkeypatch.setattr(decoding, "WORKER", WICKED)
+    monkeypatch.setattr(decoder_process, "WORKER", WICKED)
     monkeypatch.setattr(decoding, "WALL_SPARE", 0.5)
     good = picture_bytes(1)
     with DecoderPool(LIMITS, processes=1) as pool:
@@ -96,7 +97,7 @@ def test_a_picture_that_kills_its_decoder_costs_itself_only(monkeypatch, tmp_pat
 
 
 def test_a_decoder_killed_for_no_fault_of_the_picture_is_replaced(monkeypatch, tmp_path, picture_bytes):
-    monkeypatch.setattr(decoding, "WORKER", WICKED)
+    monkeypatch.setattr(decoder_process, "WORKER", WICKED)
     (tmp_path / "flag").touch()
     (tmp_path / "flag.png").write_bytes(picture_bytes(1))
     with DecoderPool(LIMITS, processes=1) as pool:
@@ -108,8 +109,31 @@ def test_a_decoder_killed_for_no_fault_of_the_picture_is_replaced(monkeypatch, t
         assert pool.submit(picture_bytes(1)).result(timeout=60).size == (24, 24)
 
 
+def test_decoders_come_from_a_new_process_when_theirs_was_killed(picture_bytes):
+    with DecoderPool(LIMITS, processes=1) as pool:
+        pool.submit(picture_bytes(1)).result(timeout=60)
+        first, [pid] = pool._origin, alive(pool)
+        first._process.kill()
+        first._process.wait()
+        os.kill(pid, signal.SIGKILL)
+        assert pool.submit(picture_bytes(2)).result(timeout=60).size == (24, 24)
+        assert pool._origin is not first
+
+
+def test_pictures_that_kill_decoders_leave_the_process_they_come_from_alone(monkeypatch, picture_bytes):
+    monkeypatch.setattr(decoder_process, "WORKER", WICKED)
+    with DecoderPool(LIMITS, processes=1) as pool:
+        pool.submit(picture_bytes(1)).result(timeout=60)
+        origin = pool._origin
+        for _ in range(3):
+            assert reason_of(pool, b"crash") == "decoder-crash"
+        pool.submit(picture_bytes(1)).result(timeout=60)
+        assert pool._origin is origin
+        assert origin.lives
+
+
 def test_a_decoder_that_cannot_start_is_a_missing_prerequisite(monkeypatch):
-    monkeypatch.setattr(decoding, "WORKER", "raise SystemExit(3)")
+    monkeypatch.setattr(decoder_process, "WORKER", "raise SystemExit(3)")
     with DecoderPool(LIMITS, processes=1) as pool, pytest.raises(MissingPrerequisite, match="does not start"):
         pool.submit(b"x").result(timeout=60)
 
@@ -141,7 +165,7 @@ def test_decoders_end_with_a_killed_run(tmp_path, picture_bytes):
         "from extract.decoding import DecoderPool\n"
         "pool = DecoderPool(PictureLimits(), processes=1)\n"
         f"pool.submit(Path({str(tmp_path / 'a.png')!r}).read_bytes()).result()\n"
-        "print(pool._idle.queue[0]._process.pid, flush=True)\n"
+        "print(pool._idle.queue[0].pid, flush=True)\n"
         "time.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
