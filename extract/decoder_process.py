@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 from PIL import Image
@@ -20,16 +21,18 @@ from extract.decoder_worker import (
     FORK,
     KILL,
     LENGTH,
+    NOT_YET,
     NUMBER,
     READY,
     REQUEST,
-    WAIT,
+    STATUS,
 )
 from extract.errors import MissingPrerequisite
 from extract.pictures import BadPicture
 
 WORKER = "from extract.decoder_worker import main; main(fd)"
 START_SECONDS = 120.0
+END_SECONDS = 10.0
 LONGEST_REASON = 4096
 
 
@@ -39,6 +42,10 @@ class DecoderDied(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason)
         self.reason, self.detail = reason, detail
+
+
+class OriginGone(Exception):
+    """The process that decoders come from ended; no picture can be the cause."""
 
 
 class DecoderOrigin:
@@ -84,11 +91,12 @@ class DecoderOrigin:
                 return
         except (OSError, EOFError):
             pass
+        code = self._process.poll()
         self.end()
         raise MissingPrerequisite(
             "M309",
             "a process for decoding pictures does not start",
-            why=f"it ended with {self._process.returncode}, or was silent for {START_SECONDS:.0f} s",
+            why=f"it was silent for {START_SECONDS:.0f} s" if code is None else f"it ended with {code}",
             next_step="run `catalograph doctor`",
         )
 
@@ -96,30 +104,47 @@ class DecoderOrigin:
         """A decoder that serves a socket; its process number.
 
         Raises:
-            DecoderDied: the origin is gone.
+            MissingPrerequisite: M309, the system gives no more processes.
+            OriginGone: the origin has ended.
         """
-        return self._ask(FORK, 0, [descriptor])
+        pid = self._ask(FORK, 0, [descriptor])
+        if pid < 0:
+            raise MissingPrerequisite(
+                "M309", "no process for decoding pictures can be started", why=os.strerror(-pid)
+            )
+        return pid
 
-    def status(self, pid: int, *, kill: bool) -> int:
-        """A decoder's exit code or, negative, signal, once it has ended.
-
-        Args:
-            pid: its process number.
-            kill: end it now; otherwise it has some seconds to end by itself.
+    def status(self, pid: int) -> int:
+        """A decoder's exit code or, negative, signal; it has some seconds to end by itself.
 
         Raises:
-            DecoderDied: the origin is gone.
+            OriginGone: the origin has ended.
         """
-        return self._ask(KILL if kill else WAIT, pid)
+        until = time.monotonic() + END_SECONDS
+        while time.monotonic() < until:
+            if (status := self._ask(STATUS, pid)) != NOT_YET:
+                return status
+            time.sleep(0.005)
+        return self.kill(pid)
+
+    def kill(self, pid: int) -> int:
+        """End a decoder that was not asked for its status.
+
+        Raises:
+            OriginGone: the origin has ended.
+        """
+        return self._ask(KILL, pid)
 
     def _ask(self, kind: bytes, pid: int, descriptors: Sequence[int] = ()) -> int:
         with self._lock:
+            if not self.lives:
+                raise OriginGone
             try:
                 socket.send_fds(self._socket, [REQUEST.pack(kind, pid)], descriptors)
                 return int(NUMBER.unpack(_exactly(self._socket, NUMBER.size))[0])
             except (OSError, EOFError):
                 self.lives = False
-                raise DecoderDied("decoder-crash", "the process that decoders come from ended") from None
+                raise OriginGone from None
 
     def end(self) -> None:
         """Stop it; its decoders end when their own sockets are closed."""
@@ -133,21 +158,26 @@ class DecoderProcess:
     """One decoder process and our end of its socket.
 
     Raises:
-        DecoderDied: its origin is gone.
+        MissingPrerequisite: M309, there can be no more processes.
+        OriginGone: its origin has ended.
     """
 
     def __init__(self, origin: DecoderOrigin) -> None:
         self._origin, self._ended = origin, False
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self.pid = origin.fork(theirs.fileno())
+            try:
+                self.pid = origin.fork(theirs.fileno())
+            except BaseException:
+                self._socket.close()
+                raise
 
     def decode(self, data: bytes, seconds: float, max_pixels: int) -> Image.Image:
         """One picture.
 
         Args:
             data: the file's bytes.
-            seconds: how long the decoder may be silent.
+            seconds: how long it may take by the clock.
             max_pixels: most pixels of an answer.
 
         Raises:
@@ -156,30 +186,31 @@ class DecoderProcess:
         """
         try:
             _limit(self._socket, seconds)
-            _send(self._socket, [LENGTH.pack(len(data)), data])
-            return self._answer(max_pixels)
+            deadline = time.monotonic() + seconds
+            _send(self._socket, [LENGTH.pack(len(data)), data], deadline)
+            return self._answer(deadline, max_pixels)
         except BlockingIOError:
             raise DecoderDied("decoder-timeout", "the decoder gave no answer in time") from None
         except (OSError, EOFError):
             raise self._why_gone() from None
 
-    def _answer(self, max_pixels: int) -> Image.Image:
-        refused, width, height = ANSWER.unpack(_exactly(self._socket, ANSWER.size))
+    def _answer(self, deadline: float, max_pixels: int) -> Image.Image:
+        refused, width, height = ANSWER.unpack(_exactly(self._socket, ANSWER.size, deadline))
         if refused:
             if width > LONGEST_REASON:
                 raise DecoderDied("decoder-crash", "an answer of impossible size")
-            reason, detail = json.loads(bytes(_exactly(self._socket, width)))
+            reason, detail = json.loads(bytes(_exactly(self._socket, width, deadline)))
             raise BadPicture(str(reason), str(detail))
         if not 0 < width * height <= max(max_pixels, 2**26):
             raise DecoderDied("decoder-crash", "an answer of impossible size")
-        pixels = _exactly(self._socket, width * height * 3)
+        pixels = _exactly(self._socket, width * height * 3, deadline)
         return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
 
     def _why_gone(self) -> DecoderDied:
         try:
-            code = self._origin.status(self.pid, kill=False)
-        except DecoderDied as died:
-            return died
+            code = self._origin.status(self.pid)
+        except OriginGone:
+            return DecoderDied("decoder-crash", "the decoder ended")
         # From here on its number may be another process's.
         self._ended = True
         if code == -signal.SIGXCPU:
@@ -191,8 +222,8 @@ class DecoderProcess:
         """Stop the process, whatever it is doing."""
         self._socket.close()
         if not self._ended:
-            with contextlib.suppress(DecoderDied):
-                self._origin.status(self.pid, kill=True)
+            with contextlib.suppress(OriginGone):
+                self._origin.kill(self.pid)
 
 
 def _limit(connection: socket.socket, seconds: float) -> None:
@@ -206,18 +237,20 @@ def _limit(connection: socket.socket, seconds: float) -> None:
         connection.setsockopt(socket.SOL_SOCKET, option, wait)
 
 
-def _send(connection: socket.socket, parts: Sequence[bytes]) -> None:
+def _send(connection: socket.socket, parts: Sequence[bytes], deadline: float) -> None:
     """All bytes of some parts.
 
     Raises:
         BlockingIOError: the other end did not take them in time.
     """
-    left, sent = sum(map(len, parts)), connection.sendmsg(parts)
-    if sent < left:
-        connection.sendall(memoryview(b"".join(parts))[sent:])
+    sent = connection.sendmsg(parts)
+    left = memoryview(b"".join(parts))[sent:] if sent < sum(map(len, parts)) else memoryview(b"")
+    while left:
+        _check(deadline)
+        left = left[connection.send(left) :]
 
 
-def _exactly(connection: socket.socket, size: int) -> bytearray:
+def _exactly(connection: socket.socket, size: int, deadline: float | None = None) -> bytearray:
     """So many bytes.
 
     Raises:
@@ -231,4 +264,12 @@ def _exactly(connection: socket.socket, size: int) -> bytearray:
         if not got:
             raise EOFError
         view = view[got:]
+        if view:
+            _check(deadline)
     return buffer
+
+
+def _check(deadline: float | None) -> None:
+    # The kernel's limit begins anew with each call: bytes that come one by one would hold us for ever.
+    if deadline is not None and time.monotonic() > deadline:
+        raise BlockingIOError

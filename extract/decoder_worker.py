@@ -7,9 +7,9 @@ the libraries once, which takes longer than a hundred pictures, and never sees a
     parent -> origin   <u32 length> JSON          once: limits and fit
     origin -> parent   <u8 2>                     once, when it is ready
     parent -> origin   "F" <i32 0> and a socket   fork a decoder that serves this socket
-    origin -> parent   <i32 pid>
-    parent -> origin   "W" or "K" <i32 pid>       wait for its end, or make it end
-    origin -> parent   <i32 status>               exit code, or the negative number of a signal
+    origin -> parent   <i32 pid>                  or the negative error number: there is no new process
+    parent -> origin   "S" or "K" <i32 pid>       whether it has ended; or make it end
+    origin -> parent   <i32 status>               exit code, negative number of a signal, or 1000: not yet
     parent -> worker   <u32 length> bytes         one picture
     worker -> parent   <u8 0> <u32 width> <u32 height> RGB bytes
                        <u8 1> <u32 length> <u32 0> JSON [reason, detail]
@@ -17,6 +17,7 @@ the libraries once, which takes longer than a hundred pictures, and never sees a
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -25,9 +26,8 @@ import resource
 import signal
 import socket
 import struct
-import time
 
-from PIL import Image
+from PIL import Image, WebPImagePlugin  # noqa: F401 - no file is opened later
 
 from extract.cpu_share import keep_freed_memory
 from extract.picture_fit import PictureFit
@@ -36,14 +36,15 @@ from extract.pictures import BadPicture, PictureLimits, decode_picture
 LENGTH = struct.Struct("<I")
 NUMBER = struct.Struct("<i")
 REQUEST = struct.Struct("<ci")
-FORK, WAIT, KILL = b"F", b"W", b"K"
+FORK, STATUS, KILL = b"F", b"S", b"K"
+NOT_YET = 1000
 ANSWER = struct.Struct("<BII")
 TOO_MUCH_MEMORY = ("too-much-memory", "decoding it takes more memory than a picture of its size may")
 READY = b"\2"
 BYTES_PER_PIXEL = 24
 """Memory a decoder may take per pixel: RGBA, a copy over white, the 64-bit values of a 16-bit picture."""
-NICENESS = 19
-END_SECONDS = 10.0
+NICENESS = 10
+"""The model's own threads come first: a batch that waits for a core holds up everything."""
 SPARE_BYTES = 256 * 2**20
 KEPT_BYTES = SPARE_BYTES // 4
 """Of freed memory: what large pictures leave behind would be lacking for the next one, in every decoder."""
@@ -53,8 +54,8 @@ def main(descriptor: int) -> None:
     """Fork decoders for one parent until it closes the socket."""
     connection = socket.socket(fileno=descriptor)
     settings = json.loads(_frame(connection))
-    # The model's own threads come first: a batch that waits for a core holds up everything.
-    os.nice(NICENESS)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    Image.preinit()
     keep_freed_memory(KEPT_BYTES)
     limits = PictureLimits(**settings["limits"])
     fit = None if settings["fit"] is None else PictureFit(**settings["fit"])
@@ -70,11 +71,14 @@ def main(descriptor: int) -> None:
         if kind == FORK:
             connection.sendall(NUMBER.pack(_fork(connection, descriptors[0], limits, fit)))
         else:
-            connection.sendall(NUMBER.pack(_end_of(pid, at_once=kind == KILL)))
+            connection.sendall(NUMBER.pack(_status(pid, kill=kind == KILL)))
 
 
 def _fork(origin: socket.socket, descriptor: int, limits: PictureLimits, fit: PictureFit | None) -> int:
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        pid = -(error.errno or 1)
     if pid == 0:
         origin.close()
         try:
@@ -86,6 +90,8 @@ def _fork(origin: socket.socket, descriptor: int, limits: PictureLimits, fit: Pi
 
 
 def _serve(connection: socket.socket, limits: PictureLimits, fit: PictureFit | None) -> None:
+    with contextlib.suppress(OSError):  # a courtesy, which some sandboxes forbid
+        os.nice(NICENESS)
     _confine(limits)
     while True:
         data = _frame(connection)
@@ -93,16 +99,12 @@ def _serve(connection: socket.socket, limits: PictureLimits, fit: PictureFit | N
         connection.sendall(_answer(data, limits, fit))
 
 
-def _end_of(pid: int, *, at_once: bool) -> int:
-    """How a decoder ended; it is killed at once, or when it does not end by itself."""
-    until = time.monotonic() + (0 if at_once else END_SECONDS)
-    while time.monotonic() < until:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.001)
-    os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def _status(pid: int, *, kill: bool) -> int:
+    """How a decoder ended, or that it has not; nobody waits here, because others may want a decoder."""
+    if kill:
+        os.kill(pid, signal.SIGKILL)
+    ended, status = os.waitpid(pid, 0 if kill else os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else NOT_YET
 
 
 def _answer(data: bytes, limits: PictureLimits, fit: PictureFit | None) -> bytes:

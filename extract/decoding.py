@@ -19,14 +19,15 @@ from typing import Protocol
 
 from PIL import Image
 
-from extract.decoder_process import DecoderDied, DecoderOrigin, DecoderProcess
+from extract.decoder_process import DecoderDied, DecoderOrigin, DecoderProcess, OriginGone
 from extract.decoder_worker import TOO_MUCH_MEMORY
+from extract.errors import MissingPrerequisite
 from extract.picture_fit import PictureFit
 from extract.pictures import BadPicture, PictureLimits, decode_picture
 
 MOST_PROCESSES = 8
-WALL_PER_CPU = 4
-"""A decoder may take this many times its CPU limit by the clock, for machines that are busy, ..."""
+WALL_PER_CPU = 12
+"""A decoder may take this many times its CPU limit by the clock: on a busy core it gets a tenth, ..."""
 WALL_SPARE = 30.0
 """... and these seconds."""
 
@@ -126,15 +127,16 @@ class DecoderPool:
             return self._attempt(data)
         except DecoderDied:
             try:
-                return self._attempt(data)
+                return self._attempt(data, self._fresh())
             except DecoderDied as died:
                 raise BadPicture(died.reason, died.detail) from None
 
-    def _attempt(self, data: bytes) -> Image.Image:
-        try:
-            process = self._idle.get_nowait()
-        except queue.Empty:
-            process = self._fresh()
+    def _attempt(self, data: bytes, process: DecoderProcess | None = None) -> Image.Image:
+        if process is None:
+            try:
+                process = self._idle.get_nowait()
+            except queue.Empty:
+                process = self._fresh()
         seconds = WALL_PER_CPU * self.limits.max_seconds + WALL_SPARE
         try:
             picture = process.decode(data, seconds, self.limits.max_pixels)
@@ -149,11 +151,16 @@ class DecoderPool:
 
     def _fresh(self) -> DecoderProcess:
         with self._starting:
-            if self._origin is not None and not self._origin.lives:
-                self._origin.end()
-                self._origin = None
-            self._origin = self._origin or DecoderOrigin(self._settings)
-            return DecoderProcess(self._origin)
+            for _ in range(2):
+                if self._origin is not None and not self._origin.lives:
+                    self._origin.end()
+                    self._origin = None
+                self._origin = self._origin or DecoderOrigin(self._settings)
+                with contextlib.suppress(OriginGone):
+                    return DecoderProcess(self._origin)
+        raise MissingPrerequisite(
+            "M309", "no process for decoding pictures stays alive", next_step="run `catalograph doctor`"
+        )
 
 
 @contextlib.contextmanager

@@ -144,7 +144,7 @@ class PictureSource:
         with os.fdopen(descriptor, "rb") as file:
             try:
                 # As much memory is set aside as is asked for, and the limit is far above most files.
-                return file.read(min(found.st_size, limit) + 1)
+                return file.read(min(found.st_size or limit, limit) + 1)
             except OSError as error:
                 raise BadPicture("unreadable", type(error).__name__) from None
 
@@ -213,6 +213,9 @@ def decode_picture(
 
 
 def _decoded(picture: Image.Image, data: bytes, fit: PictureFit | None) -> Image.Image:
+    if picture.format != "JPEG":
+        # Looking for EXIF data would decode these, and keep what went wrong to itself.
+        picture.load()
     turn, size = _orientation(picture), picture.size
     # From 5 on width and height change places.
     full = size[::-1] if turn >= 5 else size

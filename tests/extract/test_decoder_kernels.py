@@ -45,6 +45,15 @@ def test_a_vision_towers_states_move_by_rounding_only_and_come_back():
     assert torch.equal(again, before)
 
 
+class Masked(Block):
+    def forward(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs) * mask
+
+
+def test_a_block_that_takes_more_than_its_input_stays():
+    assert not fewer_passes(nn.Sequential(Masked(twice=False)))
+
+
 @pytest.mark.parametrize(("twice", "swaps"), [(False, 1), (True, 0)])
 def test_a_block_of_known_names_is_swapped_only_if_it_does_what_they_say(twice, swaps):
     torch.manual_seed(0)

@@ -87,6 +87,18 @@ def answer(data: bytes) -> object:
     return picture.size, picture.tobytes()
 
 
+def test_a_sampling_of_colours_it_does_not_know_is_decoded_by_pillow():
+    data = bytearray(written(drawn(64, 64), subsampling="4:4:4"))
+    data[data.index(b"\xff\xc0") + 11] = 0x14  # brightness 1 x 4: 4:4:1
+    assert pixels_of(bytes(data)) is None
+    assert answer(bytes(data)) != "broken"
+
+
+def test_beside_a_pillow_on_another_library_it_is_not_used(monkeypatch):
+    monkeypatch.setattr(jpeg, "SAME_LIBRARY", False)
+    assert pixels_of(written(drawn(8, 8))) is None
+
+
 def test_a_turned_picture_is_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
