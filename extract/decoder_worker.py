@@ -26,6 +26,7 @@ import resource
 import signal
 import socket
 import struct
+import sys
 
 from PIL import Image, WebPImagePlugin  # noqa: F401 - no file is opened later
 
@@ -44,7 +45,8 @@ READY = b"\2"
 BYTES_PER_PIXEL = 24
 """Memory a decoder may take per pixel: RGBA, a copy over white, the 64-bit values of a 16-bit picture."""
 NICENESS = 10
-"""The model's own threads come first: a batch that waits for a core holds up everything."""
+"""The model's own threads come first: a batch that waits for a core holds up everything. Still a tenth of a
+core beside a process that wants all of it, so that a busy machine delays pictures and refuses none."""
 SPARE_BYTES = 256 * 2**20
 KEPT_BYTES = SPARE_BYTES // 4
 """Of freed memory: what large pictures leave behind would be lacking for the next one, in every decoder."""
@@ -92,6 +94,8 @@ def _fork(origin: socket.socket, descriptor: int, limits: PictureLimits, fit: Pi
 def _serve(connection: socket.socket, limits: PictureLimits, fit: PictureFit | None) -> None:
     with contextlib.suppress(OSError):  # a courtesy, which some sandboxes forbid
         os.nice(NICENESS)
+        if sys.platform == "linux":
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     _confine(limits)
     while True:
         data = _frame(connection)
