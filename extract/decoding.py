@@ -11,11 +11,7 @@ import contextlib
 import json
 import os
 import queue
-import signal
-import socket
-import subprocess
-import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -23,19 +19,17 @@ from typing import Protocol
 
 from PIL import Image
 
-from extract.decoder_worker import LENGTH, PIXELS, READY, REFUSED, TOO_MUCH_MEMORY
+from extract.decoder_process import DecoderDied, DecoderOrigin, DecoderProcess, OriginGone
+from extract.decoder_worker import TOO_MUCH_MEMORY
 from extract.errors import MissingPrerequisite
 from extract.picture_fit import PictureFit
 from extract.pictures import BadPicture, PictureLimits, decode_picture
 
-WORKER = "from extract.decoder_worker import main; main(fd)"
 MOST_PROCESSES = 8
-WALL_PER_CPU = 4
-"""A decoder may take this many times its CPU limit by the clock, for machines that are busy, ..."""
+WALL_PER_CPU = 12
+"""A decoder may take this many times its CPU limit by the clock: on a busy core it gets a tenth, ..."""
 WALL_SPARE = 30.0
 """... and these seconds."""
-START_SECONDS = 120.0
-LONGEST_REASON = 4096
 
 
 FitOf = Callable[[], PictureFit | None]
@@ -93,9 +87,11 @@ class DecoderPool:
 
     def __init__(self, limits: PictureLimits, fit: FitOf = no_fit, processes: int | None = None) -> None:
         self.limits, self._fit, self._settings = limits, fit, b""
+        self._origin: DecoderOrigin | None = None
+        self._starting = threading.Lock()
         count = processes or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decoder")
-        self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[DecoderProcess] = queue.LifoQueue()
         self._undone: set[Future[Image.Image]] = set()
 
     def __enter__(self) -> DecoderPool:
@@ -107,6 +103,8 @@ class DecoderPool:
         self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
             self._idle.get().end()
+        if self._origin is not None:
+            self._origin.end()
 
     def submit(self, data: bytes) -> Future[Image.Image]:
         """Queue one picture; the oldest is decoded first."""
@@ -127,20 +125,21 @@ class DecoderPool:
     def _decode(self, data: bytes) -> Image.Image:
         try:
             return self._attempt(data)
-        except _Died:
+        except DecoderDied:
             try:
-                return self._attempt(data)
-            except _Died as died:
+                return self._attempt(data, self._fresh())
+            except DecoderDied as died:
                 raise BadPicture(died.reason, died.detail) from None
 
-    def _attempt(self, data: bytes) -> Image.Image:
+    def _attempt(self, data: bytes, process: DecoderProcess | None = None) -> Image.Image:
+        if process is None:
+            try:
+                process = self._idle.get_nowait()
+            except queue.Empty:
+                process = self._fresh()
+        seconds = WALL_PER_CPU * self.limits.max_seconds + WALL_SPARE
         try:
-            process = self._idle.get_nowait()
-        except queue.Empty:
-            process = _Process(self._settings)
-        deadline = time.monotonic() + WALL_PER_CPU * self.limits.max_seconds + WALL_SPARE
-        try:
-            picture = process.decode(data, deadline, self.limits.max_pixels)
+            picture = process.decode(data, seconds, self.limits.max_pixels)
         except BadPicture:
             self._idle.put(process)
             raise
@@ -149,6 +148,19 @@ class DecoderPool:
             raise
         self._idle.put(process)
         return picture
+
+    def _fresh(self) -> DecoderProcess:
+        with self._starting:
+            for _ in range(2):
+                if self._origin is not None and not self._origin.lives:
+                    self._origin.end()
+                    self._origin = None
+                self._origin = self._origin or DecoderOrigin(self._settings)
+                with contextlib.suppress(OriginGone):
+                    return DecoderProcess(self._origin)
+        raise MissingPrerequisite(
+            "M309", "no process for decoding pictures stays alive", next_step="run `catalograph doctor`"
+        )
 
 
 @contextlib.contextmanager
@@ -159,109 +171,3 @@ def decoding(limits: PictureLimits, processes: int | None, fit: FitOf = no_fit) 
     else:
         with DecoderPool(limits, fit, processes) as pool:
             yield pool
-
-
-class _Died(Exception):
-    """A decoder process ended or went silent over a picture."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason)
-        self.reason, self.detail = reason, detail
-
-
-class _Process:
-    """One decoder process and our end of its socket."""
-
-    def __init__(self, settings: bytes) -> None:
-        self._socket, theirs = socket.socketpair()
-        code = f"import sys; sys.path[:] = {sys.path!r}; fd = {theirs.fileno()}\n{WORKER}"
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                # Ctrl-C is for the run, which ends its decoders itself.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise MissingPrerequisite(
-                "M309", "no process for decoding pictures can be started", why=str(error)
-            ) from error
-        finally:
-            theirs.close()
-        self._await_start(settings)
-
-    def _await_start(self, settings: bytes) -> None:
-        try:
-            self._socket.sendall(LENGTH.pack(len(settings)) + settings)
-            if self._exactly(1, time.monotonic() + START_SECONDS) == READY:
-                return
-        except (OSError, EOFError):
-            pass
-        self.end()
-        raise MissingPrerequisite(
-            "M309",
-            "a process for decoding pictures does not start",
-            why=f"it ended with {self._process.returncode}, or was silent for {START_SECONDS:.0f} s",
-            next_step="run `catalograph doctor`",
-        )
-
-    def decode(self, data: bytes, deadline: float, max_pixels: int) -> Image.Image:
-        """One picture.
-
-        Raises:
-            BadPicture: the decoder refused it.
-            _Died: the process ended, went silent or answered nonsense.
-        """
-        try:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            self._socket.sendall(LENGTH.pack(len(data)))
-            self._socket.sendall(data)
-            return self._answer(deadline, max_pixels)
-        except TimeoutError:
-            raise _Died("decoder-timeout", "the decoder gave no answer in time") from None
-        except (OSError, EOFError):
-            raise self._why_gone() from None
-
-    def _answer(self, deadline: float, max_pixels: int) -> Image.Image:
-        if self._exactly(1, deadline)[0] == 0:
-            width, height = PIXELS.unpack(b"\0" + self._exactly(PIXELS.size - 1, deadline))[1:]
-            if not 0 < width * height <= max(max_pixels, 2**26):
-                raise _Died("decoder-crash", "an answer of impossible size")
-            pixels = self._exactly(width * height * 3, deadline)
-            return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
-        (length,) = REFUSED.unpack(b"\1" + self._exactly(REFUSED.size - 1, deadline))[1:]
-        if length > LONGEST_REASON:
-            raise _Died("decoder-crash", "an answer of impossible size")
-        reason, detail = json.loads(bytes(self._exactly(length, deadline)))
-        raise BadPicture(str(reason), str(detail))
-
-    def _exactly(self, size: int, deadline: float) -> bytearray:
-        buffer = bytearray(size)
-        view = memoryview(buffer)
-        while view:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            got = self._socket.recv_into(view)
-            if not got:
-                raise EOFError
-            view = view[got:]
-        return buffer
-
-    def _why_gone(self) -> _Died:
-        try:
-            code = self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            return _Died("decoder-crash", "the decoder closed its socket")
-        if code == -signal.SIGXCPU:
-            return _Died("decoder-timeout", "decoding it takes more CPU time than a picture may")
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return _Died("decoder-crash", f"the decoder ended with {name}")
-
-    def end(self) -> None:
-        """Stop the process, whatever it is doing."""
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()

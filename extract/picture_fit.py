@@ -11,9 +11,12 @@ import math
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+Pixels = NDArray[np.uint8]
+"""[height, width, 3]"""
 Resizer = Literal["pillow", "torch"]
 TORCH_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 """The filters that torch has for bytes; others stay Pillow's."""
@@ -67,14 +70,15 @@ class PictureFit(BaseModel):
         whole = [part for part in (8, 4, 2) if all(a >= part * b for a, b in zip(size, enough))]
         return whole[0] if whole else 1
 
-    def resize(self, picture: Image.Image, full_size: tuple[int, int]) -> Image.Image:
-        """The picture in the size the model takes for ``full_size``; as it is where the rule fails."""
-        if not self.applies(full_size):
-            return picture
-        mode = TORCH_MODES.get(Image.Resampling(self.resample)) if self.resizer == "torch" else None
-        if mode is None:
-            return picture.resize(self.target(full_size), Image.Resampling(self.resample))
-        return _resized_by_torch(picture, self.target(full_size), mode)
+    def resize(self, picture: Image.Image | Pixels, full_size: tuple[int, int]) -> Image.Image:
+        """An RGB picture in the size the model takes for ``full_size``; as it is where the rule fails."""
+        if self.applies(full_size):
+            mode = TORCH_MODES.get(Image.Resampling(self.resample)) if self.resizer == "torch" else None
+            if mode is not None:
+                return _resized_by_torch(_as_pixels(picture), self.target(full_size), mode)
+            whole = _as_picture(picture)
+            return whole.resize(self.target(full_size), Image.Resampling(self.resample))
+        return _as_picture(picture)
 
     def _by_area(self, width: int, height: int) -> tuple[int, int]:
         fewest, most = self.size
@@ -89,10 +93,18 @@ class PictureFit(BaseModel):
         return fitted[0], fitted[1]
 
 
-def _resized_by_torch(picture: Image.Image, size: tuple[int, int], mode: str) -> Image.Image:
+def _as_picture(picture: Image.Image | Pixels) -> Image.Image:
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+
+
+def _as_pixels(picture: Image.Image | Pixels) -> Pixels:
+    return np.array(picture) if isinstance(picture, Image.Image) else picture
+
+
+def _resized_by_torch(picture: Pixels, size: tuple[int, int], mode: str) -> Image.Image:
     """What torchvision makes of a tensor of bytes: its resizing is this function of torch."""
     import torch  # only decoders that resize so should need it: it takes a second to load
 
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(pixels, size[::-1], mode=mode, antialias=True)
     return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())

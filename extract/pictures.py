@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from extract.errors import InvalidData, UnsafeInput
 from extract.faults import describe
+from extract.jpeg import jpeg_pixels
 from extract.picture_fit import PictureFit
 
 logger = logging.getLogger(__name__)
@@ -136,12 +137,14 @@ class PictureSource:
             raise BadPicture("missing", f"no file {name}") from None
         except (OSError, RuntimeError) as error:
             raise BadPicture("unreadable", type(error).__name__) from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
             raise BadPicture("not-a-file", "a folder, device or pipe")
         with os.fdopen(descriptor, "rb") as file:
             try:
-                return file.read(limit + 1)
+                # As much memory is set aside as is asked for, and the limit is far above most files.
+                return file.read(min(found.st_size or limit, limit) + 1)
             except OSError as error:
                 raise BadPicture("unreadable", type(error).__name__) from None
 
@@ -195,7 +198,7 @@ def decode_picture(
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 _check_size(picture.size, limits)
-                return _fitted(picture, fit) if fit is not None else _as_rgb(_upright(picture))
+                return _decoded(picture, data, fit)
     except (BadPicture, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -209,14 +212,20 @@ def decode_picture(
         raise BadPicture("broken", describe(error)) from None
 
 
-def _fitted(picture: Image.Image, fit: PictureFit) -> Image.Image:
-    size = picture.size
-    turned = _orientation(picture) >= 5
-    full = size[::-1] if turned else size
-    part = fit.fraction(full)
-    if part > 1 and picture.format == "JPEG":
+def _decoded(picture: Image.Image, data: bytes, fit: PictureFit | None) -> Image.Image:
+    if picture.format != "JPEG":
+        # Looking for EXIF data would decode these, and keep what went wrong to itself.
+        picture.load()
+    turn, size = _orientation(picture), picture.size
+    # From 5 on width and height change places.
+    full = size[::-1] if turn >= 5 else size
+    part = 1 if fit is None else fit.fraction(full)
+    if part > 1:
         picture.draft(None, (size[0] // part, size[1] // part))
-    return fit.resize(_as_rgb(_upright(picture)), full)
+    elif turn == 1 and (pixels := jpeg_pixels(data, picture)) is not None:
+        return Image.fromarray(pixels) if fit is None else fit.resize(pixels, full)
+    upright = _as_rgb(_upright(picture))
+    return upright if fit is None else fit.resize(upright, full)
 
 
 def _check_size(size: tuple[int, int], limits: PictureLimits) -> None:
@@ -228,7 +237,7 @@ def _check_size(size: tuple[int, int], limits: PictureLimits) -> None:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; from 5 on width and height change places."""
+    """The EXIF orientation, 1 to 8."""
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:

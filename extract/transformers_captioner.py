@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
-from extract.cpu_kernels import speed_up, suits
+from extract.cpu_kernels import is_half, speed_up, suits
+from extract.decoder_kernels import fewer_passes
 from extract.engines import CaptionConfig, engine_fingerprint
 from extract.errors import MissingPrerequisite
 from extract.faults import HalvingBatch, describe
@@ -53,6 +54,8 @@ class TransformersCaptioner:
             warnings.simplefilter("ignore")
             self._processor, self._model = _load(config, files, self.device)
         if suits(self._model):
+            if not is_half(self._model):
+                fewer_passes(self._model)
             speed_up(self._model)
         self._tokenizer = self._processor.tokenizer
         # A decoder goes on from the last token; an encoder counts positions from the first.

@@ -21,6 +21,7 @@ from extract import (
     caption_store,
     captions_of,
     decode_picture,
+    decoder_process,
     decoding,
     quarantine_of,
 )
@@ -47,6 +48,11 @@ def decode(data, limits, fit):
             os.unlink(name)
             os.kill(os.getpid(), signal.SIGKILL)
         return real(open(name + ".png", "rb").read(), limits, fit)
+    if data == b"drip":
+        parent = [fd for fd in range(3, 20) if os.path.exists(f"/proc/self/fd/{fd}")][0]
+        while True:
+            os.write(parent, b"x")
+            time.sleep(0.2)
     if data.startswith(b"write"):
         os.write(os.open(data[5:], os.O_CREAT | os.O_WRONLY), b"x")
     return real(data, limits, fit)
@@ -62,7 +68,7 @@ def reason_of(pool: DecoderPool, data: bytes) -> str:
 
 
 def alive(pool: DecoderPool) -> list[int]:
-    return [process._process.pid for process in pool._idle.queue]
+    return [process.pid for process in pool._idle.queue]
 
 
 def test_decoder_processes_give_the_pixels_and_reasons_of_this_process(picture_bytes):
@@ -81,7 +87,7 @@ def test_decoder_processes_give_the_pixels_and_reasons_of_this_process(picture_b
 
 
 def test_a_picture_that_kills_its_decoder_costs_itself_only(monkeypatch, tmp_path, picture_bytes):
-    monkeypatch.setattr(decoding, "WORKER", WICKED)
+    monkeypatch.setattr(decoder_process, "WORKER", WICKED)
     monkeypatch.setattr(decoding, "WALL_SPARE", 0.5)
     good = picture_bytes(1)
     with DecoderPool(LIMITS, processes=1) as pool:
@@ -89,6 +95,7 @@ def test_a_picture_that_kills_its_decoder_costs_itself_only(monkeypatch, tmp_pat
         assert pool.submit(good).result().size == (24, 24)
         assert reason_of(pool, b"spin") == "decoder-timeout"
         assert reason_of(pool, b"sleep") == "decoder-timeout"
+        assert reason_of(pool, b"drip") in {"decoder-timeout", "decoder-crash"}
         assert reason_of(pool, b"hoard") == "too-much-memory"
         assert reason_of(pool, f"write{tmp_path / 'written'}".encode()) == "decoder-crash"
         assert (tmp_path / "written").read_bytes() == b""
@@ -96,7 +103,7 @@ def test_a_picture_that_kills_its_decoder_costs_itself_only(monkeypatch, tmp_pat
 
 
 def test_a_decoder_killed_for_no_fault_of_the_picture_is_replaced(monkeypatch, tmp_path, picture_bytes):
-    monkeypatch.setattr(decoding, "WORKER", WICKED)
+    monkeypatch.setattr(decoder_process, "WORKER", WICKED)
     (tmp_path / "flag").touch()
     (tmp_path / "flag.png").write_bytes(picture_bytes(1))
     with DecoderPool(LIMITS, processes=1) as pool:
@@ -108,8 +115,62 @@ def test_a_decoder_killed_for_no_fault_of_the_picture_is_replaced(monkeypatch, t
         assert pool.submit(picture_bytes(1)).result(timeout=60).size == (24, 24)
 
 
+def test_decoders_come_from_a_new_process_when_theirs_was_killed(picture_bytes):
+    with DecoderPool(LIMITS, processes=1) as pool:
+        pool.submit(picture_bytes(1)).result(timeout=60)
+        first, [pid] = pool._origin, alive(pool)
+        first._process.kill()
+        first._process.wait()
+        os.kill(pid, signal.SIGKILL)
+        assert pool.submit(picture_bytes(2)).result(timeout=60).size == (24, 24)
+        assert pool._origin is not first
+
+
+def test_a_second_try_is_in_a_fresh_process_whatever_became_of_the_idle_ones(picture_bytes):
+    with DecoderPool(LIMITS, processes=2) as pool:
+        together = [pool.submit(picture_bytes(1)) for _ in range(20)]
+        assert all(future.result().size == (24, 24) for future in together)
+        for pid in alive(pool):
+            os.kill(pid, signal.SIGKILL)
+        assert pool.submit(picture_bytes(2)).result(timeout=60).size == (24, 24)
+
+
+NO_FORK = """
+import os
+from extract import decoder_worker
+def fork():
+    raise BlockingIOError(11)
+os.fork = fork
+decoder_worker.main(fd)
+"""
+
+
+def test_where_no_process_can_be_had_no_picture_is_to_blame(monkeypatch, picture_bytes):
+    monkeypatch.setattr(decoder_process, "WORKER", NO_FORK)
+    with DecoderPool(LIMITS, processes=1) as pool, pytest.raises(MissingPrerequisite, match="can be started"):
+        pool.submit(picture_bytes(1)).result(timeout=60)
+
+
+def test_an_origin_that_keeps_ending_is_no_pictures_fault(monkeypatch, picture_bytes):
+    monkeypatch.setattr(decoder_process, "WORKER", NO_FORK.replace("raise BlockingIOError", "os._exit"))
+    with DecoderPool(LIMITS, processes=1) as pool, pytest.raises(MissingPrerequisite, match="stays alive"):
+        pool.submit(picture_bytes(1)).result(timeout=60)
+
+
+def test_pictures_that_kill_decoders_leave_the_process_they_come_from_alone(monkeypatch, picture_bytes):
+    monkeypatch.setattr(decoder_process, "WORKER", WICKED)
+    with DecoderPool(LIMITS, processes=1) as pool:
+        pool.submit(picture_bytes(1)).result(timeout=60)
+        origin = pool._origin
+        for _ in range(3):
+            assert reason_of(pool, b"crash") == "decoder-crash"
+        pool.submit(picture_bytes(1)).result(timeout=60)
+        assert pool._origin is origin
+        assert origin.lives
+
+
 def test_a_decoder_that_cannot_start_is_a_missing_prerequisite(monkeypatch):
-    monkeypatch.setattr(decoding, "WORKER", "raise SystemExit(3)")
+    monkeypatch.setattr(decoder_process, "WORKER", "raise SystemExit(3)")
     with DecoderPool(LIMITS, processes=1) as pool, pytest.raises(MissingPrerequisite, match="does not start"):
         pool.submit(b"x").result(timeout=60)
 
@@ -141,7 +202,7 @@ def test_decoders_end_with_a_killed_run(tmp_path, picture_bytes):
         "from extract.decoding import DecoderPool\n"
         "pool = DecoderPool(PictureLimits(), processes=1)\n"
         f"pool.submit(Path({str(tmp_path / 'a.png')!r}).read_bytes()).result()\n"
-        "print(pool._idle.queue[0]._process.pid, flush=True)\n"
+        "print(pool._idle.queue[0].pid, flush=True)\n"
         "time.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from extract import BadPicture, PictureLimits, PictureSource, UnsafeInput, decode_picture
+from extract.picture_fit import PictureFit
 
 
 def encode(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -42,6 +43,15 @@ def reason_of(data: bytes, limits: PictureLimits | None = None) -> str:
 def test_the_three_formats_decode_to_rgb(kind):
     picture = decode_picture(encode(photo(), kind))
     assert (picture.mode, picture.size) == ("RGB", (64, 48))
+
+
+@pytest.mark.parametrize("fit", [None, PictureFit(kind="shortest", size=(16, 0))])
+def test_a_png_with_one_flipped_byte_is_broken_not_half_a_picture(fit):
+    data = bytearray(encode(photo()))
+    data[data.index(b"IDAT") + 400] ^= 0xFF
+    with pytest.raises(BadPicture) as caught:
+        decode_picture(bytes(data), fit=fit)
+    assert caught.value.reason == "broken"
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM"])
