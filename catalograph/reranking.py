@@ -160,9 +160,19 @@ def _fresh(road: Road, lists: list[RankingList]) -> Scorer:
         return _placed(road, with_lora(text, settings.finetune.lora, seed=road.config.seed))
     if not lists:
         raise InvalidData("R303", "no training list holds a truth", next_step="raise candidates.k or folds")
+    return _placed(road, _soft(road, lists[0]))
+
+
+def _soft(road: Road, entry: RankingList) -> Scorer:
+    """A scorer of the forms that read vectors."""
+    settings, seed = _resolved(settings_of(road)), road.config.seed
+    if settings.form == "hybrid":
+        from rerank.hybrid import build_hybrid_scorer
+
+        return build_hybrid_scorer(settings, entry, max_candidates=_shown(road), seed=seed)
     from rerank.token import build_token_scorer
 
-    return _placed(road, build_token_scorer(settings, lists[0], seed=road.config.seed))
+    return build_token_scorer(settings, entry, seed=seed)
 
 
 def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
@@ -176,9 +186,9 @@ def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
         text.model.to(pick_device(road.config.device))
         text.pack()
         return text
-    from rerank.token import build_token_scorer, load_trained
+    from rerank.token import load_trained
 
-    scorer = build_token_scorer(settings, lists[0], seed=road.config.seed)
+    scorer = _soft(road, lists[0])
     load_trained(scorer, folder / TRAINED)
     return _placed(road, scorer)
 

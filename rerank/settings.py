@@ -128,7 +128,7 @@ class RerankConfig(BaseModel):
     revision: str | None = None
     """Commit of the hub model."""
     form: Literal["text", "token", "hybrid"] = "text"
-    """How an item is shown: its words; one soft token made of vectors, scores and ranks; or both."""
+    """How an item is shown: its words; a soft token of vectors, scores and ranks; or words beside it."""
     prompt: str = "recommend"
     """Name of the prompt layout, see `rerank.prompts.LAYOUTS`."""
     item: str = "{title}"
