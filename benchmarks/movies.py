@@ -1,6 +1,6 @@
-"""The films configuration on real data: minutes, and EASE against its reference figures.
+"""The films configurations on real data: minutes, and EASE against its reference figures.
 
-    python benchmarks/movies.py --data DIR [--work runs/movies] [--threads 2] [--quick]
+    python benchmarks/movies.py --data DIR [--config movies-tokens] [--work runs/movies] [--threads 2]
 
 DIR holds items.csv, interactions.csv.gz and posters_224.zip. The run is resumable: a second call goes on
 where the first stopped. `minutes` adds up the stages' own seconds over all calls. EASE (lambda 300, whole
@@ -23,12 +23,13 @@ def main() -> None:
     """Runs the configuration through the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/movies"))
+    parser.add_argument("--config", choices=["movies", "movies-tokens"], default="movies")
+    parser.add_argument("--work", type=Path, default=Path("runs/movies"), help="another for each --config")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="EASE alone, without a reranker")
     chosen = parser.parse_args()
-    config = Path(__file__).parents[1] / "configs" / "movies.yaml"
+    config = Path(__file__).parents[1] / "configs" / f"{chosen.config}.yaml"
     sets = [f"data.root={chosen.data.absolute()}", f"threads={chosen.threads}", f"seed={chosen.seed}"]
     work = chosen.work
     if chosen.quick:

@@ -101,7 +101,7 @@ def _rerank_problems(raw: Mapping[str, Any], features: Mapping[str, Any]) -> Ite
     form, token = rerank.get("form", "text"), _table(rerank.get("token"))
     window = _table(rerank.get("inference")).get("window")
     shown, where = (k, ("candidates", "k")) if window is None else (window, ("rerank", "inference", "window"))
-    if form == "text" and isinstance(shown, int) and shown > MOST_CANDIDATES:
+    if form in {"text", "hybrid"} and isinstance(shown, int) and shown > MOST_CANDIDATES:
         what = f"a reranker of texts takes at most {MOST_CANDIDATES} candidates, one letter each, got {shown}"
         yield where, what
     if form in {"text", "hybrid"} and rerank.get("model") is None:

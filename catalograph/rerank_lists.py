@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 
 from catalograph.extraction import captions, feature_tables
 from catalograph.retrieval import folds_of, source_names
 from catalograph.road import Road
+from extract.errors import InvalidData
 from extract.prompts import render_text
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions
 from rerank.inputs import ItemVectors, item_vectors, list_inputs
 from rerank.lists import RankingList, ranking_lists, shown_histories
 from rerank.settings import RerankConfig
+from rerank.teacher import read_orders, taught
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +38,17 @@ def item_texts(road: Road) -> dict[str, str]:
 
 
 def training_lists(road: Road) -> tuple[list[RankingList], int]:
-    """Out-of-fold lists that hold a truth, at most `max_lists`, and how many were made."""
+    """Out-of-fold lists that hold a truth, at most `max_lists`, and how many were made.
+
+    Lists that a teacher ordered learn from its order; InvalidData R307 where it ordered none.
+    """
     lists: list[RankingList] = []
     reference = _reference(road)
     for number, fold in enumerate(folds_of(road)):
         candidates = Candidates.from_parquet(road.path("recommend", f"fold-{number}.parquet"))
         lists += _lists(road, candidates, fold.train, fold.held_out, reference)
+    if (path := teacher_path(road)) is not None:
+        lists = _taught(lists, path)
     useful = [entry for entry in lists if entry.relevance.any()]
     limit = settings_of(road).finetune.max_lists
     if limit is not None and len(useful) > limit:
@@ -48,6 +56,24 @@ def training_lists(road: Road) -> tuple[list[RankingList], int]:
         useful = [useful[i] for i in np.sort(chosen)]
     logger.info("%d out-of-fold lists, %d with a truth are used", len(lists), len(useful))
     return useful, len(lists)
+
+
+def teacher_path(road: Road) -> Path | None:
+    """The file of a teacher's orders."""
+    name = settings_of(road).finetune.teacher
+    return None if name is None else road.config.data.under_root(name)
+
+
+def _taught(lists: list[RankingList], path: Path) -> list[RankingList]:
+    found = taught(lists, read_orders(path))
+    changed = sum(new is not old for new, old in zip(found, lists, strict=True))
+    if not changed:
+        raise InvalidData(
+            "R307", "the teacher ordered no training list", where=str(path),
+            next_step="order the lists in 50-recommend/fold-*.parquet, by their user_id and item_id",
+        )  # fmt: skip
+    logger.info("a teacher's order is the label of %d of %d lists", changed, len(lists))
+    return found
 
 
 def validation_lists(road: Road) -> tuple[Candidates, list[RankingList]]:

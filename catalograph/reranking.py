@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalograph.filling import model_folder
+from catalograph.model_card import model_card
 from catalograph.rerank_lists import (
     final_lists,
     item_texts,
     needs_inputs,
     settings_of,
+    teacher_path,
     training_lists,
     validation_lists,
 )
@@ -51,6 +53,7 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "layout": asdict(LAYOUTS[settings.prompt]),
         "model": None if settings.model is None else find_model(*_model(settings)).identity,
         "catalog": road.catalog_parts(),
+        "teacher": None if (teacher := teacher_path(road)) is None else road.run.input_hash(teacher),
         "seed": road.config.seed,
     }
 
@@ -62,6 +65,7 @@ def rerank_parts(road: Road) -> dict[str, Any]:
 
 def finetune(road: Road) -> Counts:
     """Writes `adapter/`, `fusion.json`, `history.json` and, where it is asked for, `lambdamart.json`."""
+    from rerank.processes import tell
     from rerank.train import fine_tune, ndcg_of
 
     road.use_threads()
@@ -79,12 +83,14 @@ def finetune(road: Road) -> Counts:
     with road.progress.task("finetune", None) as task:
         window = settings.inference.window
         learnt, held = ([in_one_window(e, window, seed=seed) for e in some] for some in (lists, valid))
+        tell(scorer, learnt, held, texts, settings.finetune, seed)
         history = fine_tune(
             scorer, learnt, held, texts, settings.finetune, seed=seed,
             checkpoints=road.path("finetune", "checkpoints/none").parent,
             progress=lambda step, total, losses: task.reach(step, total),
         )  # fmt: skip
-    _save(scorer, road.path("finetune", "adapter/none").parent, settings)
+    adapter = road.path("finetune", "adapter/none").parent
+    _save(scorer, adapter, settings)
     after = rank_lists(scorer, valid, texts, settings.inference)
     fusions = _fit_fusions(road, valid_candidates, valid, after)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
@@ -97,6 +103,7 @@ def finetune(road: Road) -> Counts:
         "evaluations": history.evaluations,
     }
     write_atomic(road.path("finetune", "history.json"), json.dumps(record).encode())
+    write_atomic(adapter / "README.md", model_card(settings, finetune_parts(road), record).encode())
     write_atomic(road.path("finetune", "fusion.json"), json.dumps(fusions, indent=1).encode())
     return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
 
@@ -160,9 +167,19 @@ def _fresh(road: Road, lists: list[RankingList]) -> Scorer:
         return _placed(road, with_lora(text, settings.finetune.lora, seed=road.config.seed))
     if not lists:
         raise InvalidData("R303", "no training list holds a truth", next_step="raise candidates.k or folds")
+    return _placed(road, _soft(road, lists[0]))
+
+
+def _soft(road: Road, entry: RankingList) -> Scorer:
+    """A scorer of the forms that read vectors."""
+    settings, seed = _resolved(settings_of(road)), road.config.seed
+    if settings.form == "hybrid":
+        from rerank.hybrid import build_hybrid_scorer
+
+        return build_hybrid_scorer(settings, entry, max_candidates=_shown(road), seed=seed)
     from rerank.token import build_token_scorer
 
-    return _placed(road, build_token_scorer(settings, lists[0], seed=road.config.seed))
+    return build_token_scorer(settings, entry, seed=seed)
 
 
 def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
@@ -176,9 +193,9 @@ def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
         text.model.to(pick_device(road.config.device))
         text.pack()
         return text
-    from rerank.token import build_token_scorer, load_trained
+    from rerank.token import load_trained
 
-    scorer = build_token_scorer(settings, lists[0], seed=road.config.seed)
+    scorer = _soft(road, lists[0])
     load_trained(scorer, folder / TRAINED)
     return _placed(road, scorer)
 
@@ -207,8 +224,6 @@ def _save(scorer: Scorer, folder: Path, settings: RerankConfig) -> None:
         config.base_model_name_or_path = settings.model
     # No embedding is trained; left to itself, peft would ask the model hub whether the vocabulary has grown.
     scorer.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    # An empty model card that repeats the path.
-    (folder / "README.md").unlink(missing_ok=True)
 
 
 def _fit_fusions(

@@ -31,6 +31,9 @@ def check_inputs(config: RunConfig) -> None:
         for source in feature.vectors.files() if feature.vectors is not None else ():
             if not (path := data.under_root(source)).is_file():
                 missing.append(f"features.{modality}.vectors: {path} does not exist")
+    teacher = None if config.rerank is None else config.rerank.finetune.teacher
+    if teacher is not None and not (path := data.under_root(teacher)).is_file():
+        missing.append(f"rerank.finetune.teacher: {path} does not exist")
     items, events = data.catalog_columns, data.interaction_columns
     named = _named("data.catalog_columns", items.model_dump(exclude={"picture_pattern"}))
     wanted = {

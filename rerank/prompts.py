@@ -84,12 +84,14 @@ class EncodedList:
         candidates: K, how many identifiers are in use.
         answer: tokens to learn to answer with; none when scoring.
         shared: how many tokens at the beginning other lists of the same person or query have too.
+        starts: where the words of each item begin: of the history, as it is shown, then of the candidates.
     """
 
     tokens: list[int]
     candidates: int
     answer: Sequence[int] = ()
     shared: int = 0
+    starts: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.tokens) + len(self.answer)
@@ -158,17 +160,22 @@ class PromptEncoder:
         closing = self._words_with(self.layout.closing, len(candidates), query) + self._ending
         if self.context is not None:
             history, candidates = self._fitted(history, candidates, len(opening) + len(closing))
-        tokens = list(opening)
+        tokens, starts = list(opening), []
         for item in reversed(history) if self.layout.newest_first else history:
-            tokens += self._history_item + item
+            tokens += self._history_item
+            starts.append(len(tokens))
+            tokens += item
         if not history:
             tokens += self._empty
         tokens += self._between
         shared = len(tokens)
         for identifier, item in zip(self.identifiers, candidates, strict=False):
             mark = [*self._open, identifier, *self._close]
-            tokens += self._newline + ((item + mark) if self.layout.identifier_last else (mark + item))
-        return EncodedList(tokens + closing, len(candidates), shared=shared)
+            before, behind = ([], mark) if self.layout.identifier_last else (mark, [])
+            tokens += self._newline + before
+            starts.append(len(tokens))
+            tokens += item + behind
+        return EncodedList(tokens + closing, len(candidates), shared=shared, starts=starts)
 
     def _fitted(
         self, history: Sequence[list[int]], candidates: Sequence[list[int]], frame: int

@@ -110,6 +110,10 @@ class ListwiseScorer:
     def learn(self, prompts: Sequence[EncodedList]) -> tuple[Tensor, Tensor, Tensor]:
         """Scores [B, K] and mask [B, K] at the answers' first place, and the answers' language-model loss."""
         states, _ = self.hidden([[*prompt.tokens, *prompt.answer] for prompt in prompts])
+        return self.read(states, prompts)
+
+    def read(self, states: Tensor, prompts: Sequence[EncodedList]) -> tuple[Tensor, Tensor, Tensor]:
+        """What `learn` gives, from the last hidden states [B, L, D] of prompts and answers."""
         spans = [states[row, len(p.tokens) - 1 : len(p) - 1] for row, p in enumerate(prompts)]
         first = torch.stack([span[0] for span in spans])
         scores, mask = self.identifier_scores(first, [prompt.candidates for prompt in prompts])
@@ -122,8 +126,13 @@ class ListwiseScorer:
         weight = torch.cat([torch.full((len(a),), 1 / (len(a) * len(answers))) for a in answers])
         return (cross_entropy(logits, targets, reduction="none") * weight.to(logits.device)).sum()
 
-    def hidden(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def hidden(
+        self, rows: Sequence[Sequence[int]], beside: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Last hidden states of right-padded `rows`: [B, L, D], and the true lengths [B].
+
+        Args:
+            beside: row and place [N, 2] of tokens, and vectors [N, D] that are added to their embeddings.
 
         Raises:
             RuntimeError: the scorer was packed, and can no longer be trained.
@@ -135,8 +144,13 @@ class ListwiseScorer:
         for place, row in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row, device=self.device)
         mask = torch.arange(ids.shape[1], device=self.device)[None, :] < lengths[:, None]
-        decoder = causal_model(self.model).get_decoder()
-        return decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state, lengths
+        model, shown = causal_model(self.model), {"input_ids": ids}
+        if beside is not None:
+            (where, added), words = beside, model.get_input_embeddings()(ids)
+            places = (where[:, 0], where[:, 1])
+            shown = {"inputs_embeds": words.index_put(places, added.to(words.dtype), accumulate=True)}
+        decoder = model.get_decoder()
+        return decoder(**shown, attention_mask=mask.long(), use_cache=False).last_hidden_state, lengths
 
     def output_rows(self) -> Tensor:
         """The output embedding, [vocabulary, D]."""

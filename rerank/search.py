@@ -52,7 +52,7 @@ def read_requests(path: Path) -> Results:
     queries: dict[str, str] = {}
     texts: dict[str, str] = {}
     found: dict[str, list[tuple[str, float]]] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         try:
             row = json.loads(line)
             query = row["query"]
@@ -82,7 +82,7 @@ def read_run(run: Path, queries: Path, texts: Path) -> Results:
         InvalidData: D220, a line is not a run's; D221, a query has no words.
     """
     rows: dict[str, list[tuple[float, int, str]]] = {}
-    for number, line in enumerate(_lines(run), start=1):
+    for number, line in enumerate(text_lines(run), start=1):
         fields = line.split()
         try:
             query, _, document, rank, score = fields[:5]
@@ -107,7 +107,7 @@ def read_run(run: Path, queries: Path, texts: Path) -> Results:
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """Judgments: by query, a document's grade."""
     found: dict[str, dict[str, int]] = {}
-    for line in _lines(path):
+    for line in text_lines(path):
         query, _, document, grade = line.split()[:4]
         found.setdefault(query, {})[document] = int(grade)
     return found
@@ -142,7 +142,7 @@ def _candidates(found: Mapping[str, Sequence[tuple[str, float]]]) -> Candidates:
 
 
 def _table(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if line.lstrip().startswith("{"):
             try:
                 row = json.loads(line)
@@ -165,7 +165,8 @@ def _text(document: Any) -> str:
     return f"{document['title']} {found}".strip() if document.get("title") else found
 
 
-def _lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, gzip or not, that are not empty; UnsafeInput U102 if it cannot be read."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"

@@ -35,6 +35,8 @@ class FineTuneConfig(BaseModel):
     """Upper bound on training lists, drawn with the seed. None: all that contain a truth."""
     validation_lists: int = Field(default=500, ge=1)
     """Validation lists scored for early stopping and for the fusion weights."""
+    teacher: str | None = None
+    """File of orders, under ``data.root``, to learn in place of held-out choices; null: none."""
     loss: Loss = "ranknet"
     """Ranking loss on the scores, by `rerank.losses.LOSSES`; `ranknet` is FIRST's weighted RankNet."""
     rank_weight: float = Field(default=10.0, ge=0)
@@ -128,7 +130,7 @@ class RerankConfig(BaseModel):
     revision: str | None = None
     """Commit of the hub model."""
     form: Literal["text", "token", "hybrid"] = "text"
-    """How an item is shown: its words; one soft token made of vectors, scores and ranks; or both."""
+    """How an item is shown: its words; a soft token of vectors, scores and ranks; or words beside it."""
     prompt: str = "recommend"
     """Name of the prompt layout, see `rerank.prompts.LAYOUTS`."""
     item: str = "{title}"

@@ -2,8 +2,8 @@
 
 After the idea of PE-Rank (Liu et al. 2024) and of scoring at each document's own position: any decoder reads
 the history and the candidates as one embedding each, a projection of what the feature store and the
-retrievers know of them; `hybrid` lets the words follow. A candidate's score is read where its item ends, so
-there are no identifiers and no limit on K. Left out: PE-Rank's alignment stage and its constrained decoding.
+retrievers know of them. A candidate's score is read at its own place, so there are no identifiers and no
+limit on K. Left out: PE-Rank's alignment stage and its constrained decoding.
 """
 
 from __future__ import annotations
@@ -26,12 +26,8 @@ from extract.store import write_atomic
 from rerank.inference import Scorer
 from rerank.inputs import ItemVectors
 from rerank.lists import RankingList
-from rerank.prompts import item_words
 from rerank.scorer import adapted, causal_model, load_model
 from rerank.settings import RerankConfig, TokenConfig
-
-SOFT = -1
-"""Stands in a prompt's tokens where a soft token goes."""
 
 FUSION = 64
 """Width of the layers that fuse a candidate's numbers."""
@@ -39,43 +35,30 @@ FUSION = 64
 
 @dataclass(frozen=True, slots=True)
 class SoftPrompt:
-    """One list as the decoder reads it.
+    """One list as the decoder reads it: its history and its candidates, one place each.
 
     Attributes:
-        tokens: [L] token ids, SOFT where an item's vector goes.
-        positions: [L] what the decoder is told of places.
+        positions: [L] what the decoder is told of places, L = H + K.
         entry: the list itself.
-        ends: [K] where each shown candidate ends.
     """
 
-    tokens: NDArray[np.int64]
     positions: NDArray[np.int64]
     entry: RankingList
-    ends: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.positions)
 
 
-def soft_prompt(entry: RankingList, words: Sequence[Sequence[int]]) -> SoftPrompt:
-    """History and candidates one after the other, each a soft token and then its words.
+def soft_prompt(entry: RankingList) -> SoftPrompt:
+    """History and candidates one after the other.
 
     A history in order is numbered by choice, oldest first; one without order shares place 0. All candidates
     share the place behind it: their order was drawn by lot.
-
-    Args:
-        words: token ids of the H + K items, empty for soft tokens alone.
     """
-    history, count = len(entry.history), len(entry.history) + len(entry.candidates)
-    lengths = np.array([1 + len(own) for own in words], np.int64).reshape(count)
-    starts = np.cumsum(lengths) - lengths
-    tokens = np.full(int(lengths.sum()), SOFT, np.int64)
-    places = np.full(count, history if entry.ordered else 1, np.int64)
-    places[:history] = np.arange(history) if entry.ordered else 0
-    for start, own in zip(starts, words, strict=True):
-        tokens[start + 1 : start + 1 + len(own)] = own
-    positions = np.repeat(places - starts, lengths) + np.arange(len(tokens))
-    return SoftPrompt(tokens, positions, entry, (starts + lengths - 1)[history:])
+    history = len(entry.history)
+    positions = np.full(history + len(entry.candidates), history if entry.ordered else 1, np.int64)
+    positions[:history] = np.arange(history) if entry.ordered else 0
+    return SoftPrompt(positions, entry)
 
 
 class TokenReranker(nn.Module):
@@ -99,9 +82,7 @@ class TokenReranker(nn.Module):
         self.head = nn.Linear(size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.fusion = nn.Sequential(
-            nn.Linear(inputs, FUSION), nn.GELU(), nn.Linear(FUSION, FUSION), nn.GELU(), nn.Linear(FUSION, 1)
-        )
+        self.fusion = number_fusion(inputs)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, batch: SoftBatch) -> Tensor:
@@ -111,15 +92,12 @@ class TokenReranker(nn.Module):
         embedded = embedded.scatter_add(1, where, self.known(batch.inputs) * batch.mask[:, :, None])
         embedded = self.dropout(embedded)
         base = causal_model(self.decoder)
-        if (words := batch.tokens >= 0).any():
-            text = base.get_input_embeddings()(batch.tokens.clamp(min=0))
-            embedded = torch.where(words[:, :, None], text.to(embedded.dtype), embedded)
         states = base.get_decoder()(
             inputs_embeds=embedded.to(base.dtype), attention_mask=batch.real.long(),
             position_ids=batch.positions, use_cache=False,
         ).last_hidden_state  # fmt: skip
         rows = torch.arange(len(states), device=states.device)[:, None]
-        own = self.dropout(states[rows, batch.ends].float())
+        own = self.dropout(states[rows, batch.starts].float())
         scores: Tensor = (self.head(own) + self.fusion(batch.inputs)).squeeze(-1)
         return scores
 
@@ -129,19 +107,16 @@ class SoftBatch:
     """B prompts of at most L places and K candidates, padded on the right.
 
     Attributes:
-        tokens: [B, L] token ids, SOFT at soft tokens and padding.
         real: [B, L] True where a prompt has a place.
         positions: [B, L].
         vectors: [N, D] of the items that occur, the last one of an unknown item.
-        items: [B, L] row in `vectors` at soft tokens.
+        items: [B, L] row in `vectors`.
         kinds: [B, L] 0 in the history, 1 among the candidates.
         inputs: [B, K, S].
         mask: [B, K] True for a real candidate.
-        starts: [B, K] where its soft token stands.
-        ends: [B, K] where its last token stands.
+        starts: [B, K] its place.
     """
 
-    tokens: Tensor
     real: Tensor
     positions: Tensor
     vectors: Tensor
@@ -150,39 +125,37 @@ class SoftBatch:
     inputs: Tensor
     mask: Tensor
     starts: Tensor
-    ends: Tensor
 
 
 def collate(prompts: Sequence[SoftPrompt], device: torch.device) -> SoftBatch:
     """One batch; each item's vector is projected once however often it occurs."""
-    length, width = max(map(len, prompts)), max(len(p.ends) for p in prompts)
-    inputs = np.zeros((len(prompts), width, _known(prompts[0].entry)[0].shape[1]), np.float32)
+    length, width = max(map(len, prompts)), max(len(p.entry.candidates) for p in prompts)
+    inputs = np.zeros((len(prompts), width, known_of(prompts[0].entry)[0].shape[1]), np.float32)
     grids = {
         name: np.full((len(prompts), length), empty, np.int64)
-        for name, empty in (("tokens", SOFT), ("real", 0), ("positions", 0), ("items", -1), ("kinds", 0))
+        for name, empty in (("real", 0), ("positions", 0), ("items", -1), ("kinds", 0))
     }
-    ends, starts, mask = (np.zeros((len(prompts), width), np.int64) for _ in range(3))
+    starts, mask = (np.zeros((len(prompts), width), np.int64) for _ in range(2))
     matrices: list[NDArray[np.float32]] = []
     used: dict[int, dict[int, int]] = {}
     total = 0
     for row, prompt in enumerate(prompts):
-        own, vectors = _known(prompt.entry)
-        size, count, history = len(prompt), len(prompt.ends), len(prompt.entry.history)
-        soft = np.flatnonzero(prompt.tokens == SOFT)
-        grids["tokens"][row, :size], grids["real"][row, :size] = prompt.tokens, 1
-        grids["positions"][row, :size] = prompt.positions
-        grids["kinds"][row, soft[history:]] = 1
+        own, vectors = known_of(prompt.entry)
+        size, history = len(prompt), len(prompt.entry.history)
+        count = size - history
+        grids["real"][row, :size], grids["positions"][row, :size] = 1, prompt.positions
+        grids["kinds"][row, history:size] = 1
         inputs[row, :count], mask[row, :count] = own, 1
-        starts[row, :count], ends[row, :count] = soft[history:], prompt.ends
+        starts[row, :count] = np.arange(history, size)
         known = used.setdefault(id(vectors), {})
-        for place, item in zip(soft, vectors.rows([*prompt.entry.history, *prompt.entry.candidates])):
+        for place, item in enumerate(vectors.rows([*prompt.entry.history, *prompt.entry.candidates])):
             if item >= 0:
                 if item not in known:
                     known[int(item)] = total
                     matrices.append(vectors.matrix[item])
                     total += 1
                 grids["items"][row, place] = known[int(item)]
-    unknown = np.zeros_like(_known(prompts[0].entry)[1].matrix[:1])
+    unknown = np.zeros_like(known_of(prompts[0].entry)[1].matrix[:1])
     table = np.concatenate([np.stack(matrices), unknown]) if matrices else unknown
     grids["items"][grids["items"] < 0] = len(table) - 1
     tensors = {name: torch.from_numpy(grid).to(device) for name, grid in grids.items()}
@@ -190,11 +163,18 @@ def collate(prompts: Sequence[SoftPrompt], device: torch.device) -> SoftBatch:
     return SoftBatch(
         **tensors, vectors=torch.from_numpy(table).to(device), inputs=torch.from_numpy(inputs).to(device),
         mask=torch.from_numpy(mask).to(device).bool(), starts=torch.from_numpy(starts).to(device),
-        ends=torch.from_numpy(ends).to(device),
     )  # fmt: skip
 
 
-def _known(entry: RankingList) -> tuple[NDArray[np.float32], ItemVectors]:
+def number_fusion(inputs: int) -> nn.Sequential:
+    """Fuses a candidate's S numbers into one: two layers."""
+    return nn.Sequential(
+        nn.Linear(inputs, FUSION), nn.GELU(), nn.Linear(FUSION, FUSION), nn.GELU(), nn.Linear(FUSION, 1)
+    )
+
+
+def known_of(entry: RankingList) -> tuple[NDArray[np.float32], ItemVectors]:
+    """The inputs [K, S] and the item vectors of a list; R304 where it has none."""
     if entry.inputs is None or entry.vectors is None:
         raise InvalidData(
             "R304", f"the list of user {entry.user_id} has no inputs for a soft token",
@@ -204,15 +184,10 @@ def _known(entry: RankingList) -> tuple[NDArray[np.float32], ItemVectors]:
 
 
 class TokenScorer:
-    """A `TokenReranker` behind the same calls as `ListwiseScorer`.
+    """A `TokenReranker` behind the same calls as `ListwiseScorer`."""
 
-    Args:
-        tokenizer: for `hybrid`, whose items' words follow their soft token; None for soft tokens alone.
-        item_tokens: an item's words are cut to this many tokens.
-    """
-
-    def __init__(self, model: TokenReranker, tokenizer: Any = None, item_tokens: int = 0) -> None:
-        self.model, self._tokenizer, self._item_tokens = model, tokenizer, item_tokens
+    def __init__(self, model: TokenReranker) -> None:
+        self.model = model
 
     @property
     def device(self) -> torch.device:
@@ -220,12 +195,12 @@ class TokenScorer:
         return self.model.kind.device
 
     def words(self, text: str) -> list[int]:
-        """Tokens of one item's text; none without a tokenizer."""
-        return [] if self._tokenizer is None else item_words(self._tokenizer, text, self._item_tokens)
+        """No tokens: no words are read."""
+        return []
 
     def prompt(self, entry: RankingList, words: Mapping[str, list[int]], answer: int = 0) -> SoftPrompt:
         """The prompt of one list; a soft prompt has no answer to learn."""
-        return soft_prompt(entry, [words[item] for item in (*entry.history, *entry.candidates)])
+        return soft_prompt(entry)
 
     def learn(self, prompts: Sequence[SoftPrompt]) -> tuple[Tensor, Tensor, Tensor]:
         """Scores [B, K] and mask [B, K] with gradients, and a language-model loss of 0."""
@@ -240,7 +215,7 @@ class TokenScorer:
         for places in token_batches([len(prompt) for prompt in prompts], token_budget):
             table = self.model(collate([prompts[i] for i in places], self.device)).cpu().numpy()
             for row, place in zip(table, places, strict=True):
-                scores[place] = row[: len(prompts[place].ends)].astype(np.float32)
+                scores[place] = row[: len(prompts[place].entry.candidates)].astype(np.float32)
         return scores
 
 
@@ -250,16 +225,13 @@ def build_token_scorer(config: RerankConfig, entry: RankingList, *, seed: int) -
     Args:
         entry: any list; its inputs and vectors say how wide the soft token's layers are.
     """
-    inputs, vectors = _known(entry)
+    inputs, vectors = known_of(entry)
     torch.manual_seed(seed)
-    tokenizer = None
     if config.model is None:
         decoder = _fresh_decoder(config.token)
     else:
-        tokenizer, decoder = load_model(config)
-        decoder = adapted(decoder, config.finetune.lora)
-    model = TokenReranker(decoder, vectors.width, inputs.shape[1], config.token.dropout)
-    return TokenScorer(model.eval(), tokenizer if config.form == "hybrid" else None, config.item_tokens)
+        decoder = adapted(load_model(config)[1], config.finetune.lora)
+    return TokenScorer(TokenReranker(decoder, vectors.width, inputs.shape[1], config.token.dropout).eval())
 
 
 def _fresh_decoder(config: TokenConfig) -> Any:
@@ -281,7 +253,7 @@ def save_trained(scorer: Scorer, path: Path) -> None:
     write_atomic(path, save_tensors({name: tensor.contiguous() for name, tensor in weights.items()}))
 
 
-def load_trained(scorer: TokenScorer, path: Path) -> None:
+def load_trained(scorer: Scorer, path: Path) -> None:
     """Takes back what `save_trained` wrote; InvalidData where the weights are of another model."""
     stored = load_tensors(path.read_bytes())
     weights = {name: p for name, p in scorer.model.named_parameters() if p.requires_grad}

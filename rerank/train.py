@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,6 +31,8 @@ from rerank.losses import LOSSES
 from rerank.settings import FineTuneConfig
 
 CHECKPOINT_STEPS = 25
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -56,6 +61,9 @@ def fine_tune(
 ) -> FineTuneHistory:  # fmt: skip
     """Trains the scorer's trainable weights and leaves the ones with the best validation NDCG@10 in place.
 
+    Of several processes each takes some of a step's forward passes; what is drawn in a pass is seeded by it,
+    so that losses and weights are those of one process, but for the order in which gradients are added.
+
     Args:
         lists: out-of-fold lists; those without a truth teach nothing and must have been left out.
         valid: validation lists, for early stopping only.
@@ -78,13 +86,14 @@ def fine_tune(
     # Halfway through each epoch and at its end.
     evaluate_at = {e * per_epoch + part for e in range(config.epochs) for part in (per_epoch // 2, per_epoch)}
     words = ItemWords(scorer, texts)
+    judge = partial(_validate, scorer, valid, texts, config, accelerator, weights)
 
     history, best, mean, first = FineTuneHistory(), _copy(weights), _copy(weights), 0
-    torch.manual_seed(seed)
-    if checkpoints is not None and (found := load_checkpoint(checkpoints)) is not None:
+    found = _from_first(lambda: None if checkpoints is None else load_checkpoint(checkpoints), accelerator)
+    if found is not None:
         first, best, mean, history = _resume(found, weights, optimizer)
     elif valid:
-        history.evaluations.append({"step": 0, "ndcg@10": _validate(scorer, valid, texts, config)})
+        history.evaluations.append({"step": 0, "ndcg@10": judge(mean)})
     for step in range(first, total):
         if history.since_best > config.patience:
             break
@@ -96,7 +105,7 @@ def fine_tune(
             group["lr"] = config.learning_rate * _schedule(step, total, config.warmup)
         optimizer.zero_grad()
         scorer.model.train()
-        losses = _accumulate(scorer, batch, words, config, accelerator)
+        losses = _accumulate(scorer, batch, words, config, accelerator, [seed, step])
         norm = _reduced_norm(weights, accelerator)
         if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
             raise TrainingDiverged(
@@ -109,11 +118,11 @@ def fine_tune(
         _average(mean, weights, config.average, step)
         history.steps.append({"step": step + 1, **losses})
         if step + 1 in evaluate_at and valid:
-            value = _validate_mean(scorer, valid, texts, config, weights, mean)
-            history.evaluations.append({"step": step + 1, "ndcg@10": value})
+            history.evaluations.append({"step": step + 1, "ndcg@10": judge(mean)})
             if history.since_best == 0:
                 best = {name: tensor.clone() for name, tensor in mean.items()}
-        if checkpoints is not None and ((step + 1) % CHECKPOINT_STEPS == 0 or step + 1 in evaluate_at):
+        due = (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 in evaluate_at
+        if checkpoints is not None and due and accelerator.is_main_process:
             _save(checkpoints, step + 1, weights, best, mean, optimizer, history)
         if progress is not None:
             progress(step + 1, total, losses)
@@ -124,13 +133,18 @@ def fine_tune(
 
 def _accumulate(
     scorer: Scorer, batch: Sequence[RankingList], words: ItemWords, config: FineTuneConfig,
-    accelerator: Accelerator,
+    accelerator: Accelerator, key: Sequence[int],
 ) -> dict[str, float]:  # fmt: skip
-    """Adds the gradient of the batch's mean loss; each process takes every n-th forward pass."""
+    """Adds the gradient of the batch's mean loss; each process takes every n-th forward pass.
+
+    Dropout and sampled rankings are drawn from `key` and the number of the pass, whoever takes it.
+    """
     examples = [scorer.prompt(entry, words, config.answer_length) for entry in batch]
     sums = torch.zeros(3)
     passes = list(token_batches([len(example) for example in examples], config.token_budget))
-    for part in passes[accelerator.process_index :: accelerator.num_processes]:
+    for number in range(accelerator.process_index, len(passes), accelerator.num_processes):
+        part = passes[number]
+        torch.manual_seed(int(np.random.SeedSequence([*key, number]).generate_state(1)[0]))
         scores, mask, language_loss = scorer.learn([examples[i] for i in part])
         relevance = torch.zeros_like(scores)
         for row, i in enumerate(part):
@@ -144,23 +158,29 @@ def _accumulate(
     return dict(zip(("loss", "rank_loss", "language_loss"), whole, strict=True))
 
 
+def _from_first(value: Callable[[], T], accelerator: Accelerator) -> T:
+    """What the first process finds, on all of them: they decide alike, whatever their last bits."""
+    found = [value() if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    return cast(T, found[0])
+
+
 def _validate(
-    scorer: Scorer, valid: Sequence[RankingList], texts: Mapping[str, str], config: FineTuneConfig
-) -> float:
-    scores = score_lists(scorer, valid, texts, token_budget=config.token_budget)
-    return float(np.mean([ndcg_of(s, _arrived(entry), 10) for s, entry in zip(scores, valid, strict=True)]))
-
-
-def _validate_mean(
     scorer: Scorer, valid: Sequence[RankingList], texts: Mapping[str, str], config: FineTuneConfig,
-    weights: Mapping[str, Tensor], mean: Mapping[str, Tensor],
+    accelerator: Accelerator, weights: Mapping[str, Tensor], mean: Mapping[str, Tensor],
 ) -> float:  # fmt: skip
-    """Validation with the running mean in place of the weights, which come back afterwards."""
+    """Mean NDCG@10 with the running mean in place of the weights, which come back afterwards."""
+
+    def value() -> float:
+        scores = score_lists(scorer, valid, texts, token_budget=config.token_budget)
+        return float(np.mean([ndcg_of(s, _arrived(e), 10) for s, e in zip(scores, valid, strict=True)]))
+
     last = _copy(weights)
     _put(weights, mean)
-    value = _validate(scorer, valid, texts, config)
+    found = _from_first(value, accelerator)
     _put(weights, last)
-    return value
+    return found
 
 
 def ndcg_of(scores: NDArray[np.float32], relevance: NDArray[np.float32], k: int) -> float:
@@ -203,7 +223,6 @@ def _save(
     tensors |= {f"mean/{name}": tensor for name, tensor in mean.items()}
     for number, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{key}": value for key, value in values.items()}
-    tensors["random"] = torch.get_rng_state()
     save_checkpoint(
         folder, tensors, {"step": step, "steps": history.steps, "evaluations": history.evaluations}
     )
@@ -223,7 +242,6 @@ def _resume(
         {name: found.tensors[f"{kind}/{name}"].to(p.device) for name, p in weights.items()}
         for kind in ("best", "mean")
     )
-    torch.set_rng_state(found.tensors["random"])
     history = FineTuneHistory(list(found.meta["steps"]), list(found.meta["evaluations"]))
     return int(found.meta["step"]), best, mean, history
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import yaml
 
 from recsys.candidates import Candidates
 
@@ -82,3 +85,64 @@ def test_words_in_windows_and_two_orders_move_no_item_further_than_allowed(world
     page = (run.folder / "report" / "index.html").read_text()
     for title in ("What reranking changed", "place where the held-out item came in", "tokens in 8.0 prompts"):
         assert title in page
+
+
+def test_two_processes_fine_tune_as_one_does(world: World) -> None:
+    rerank = world.config()["rerank"]
+    # Two or three passes a step, so that both processes have some.
+    rerank["finetune"] |= {"token_budget": 600, "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.1}}
+    alone = world.run("shared", "--json", verb="finetune", rerank=rerank)
+    assert alone.code == 0, alone.err
+    folder = world.root / "shared-by-two"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    config = str(world.root / "shared.yaml")
+    command = ["-m", "catalograph", "finetune", "-c", config, "--run-dir", str(folder), "--json"]
+    done = subprocess.run(
+        [*torchrun, *command], capture_output=True, text=True, timeout=180, check=False,
+        env=world.environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["stages"]) >= {"recommend", "finetune"}
+    one, two = (
+        json.loads((place / "stages" / "60-finetune" / "history.json").read_text())
+        for place in (alone.folder, folder)
+    )
+    assert two["evaluations"] == one["evaluations"]
+    for own, shared in zip(one["steps"], two["steps"], strict=True):
+        assert shared == pytest.approx(own, rel=1e-4)
+
+
+def test_a_teachers_orders_are_learnt_and_named_in_the_model_card(world: World) -> None:
+    first = world.run("untaught", "--json", verb="finetune")
+    assert first.code == 0, first.err
+    stages = first.folder / "stages"
+    lists = Candidates.from_parquet(stages / "50-recommend" / "fold-0.parquet")
+    lines = [
+        json.dumps({"user_id": str(user), "items": [str(item) for item in items if item][::-1]})
+        for user, items in zip(lists.user_ids, lists.items, strict=True)
+    ]
+    (world.data / "teacher.jsonl").write_text("\n".join(lines))
+    rerank = world.config()["rerank"]
+    rerank["finetune"] |= {"teacher": "teacher.jsonl"}
+    run = world.run("taught", "--json", verb="finetune", rerank=rerank)
+    assert run.code == 0, run.err
+    cards = []
+    for folder in (first.folder, run.folder):
+        text = (folder / "stages" / "60-finetune" / "adapter" / "README.md").read_text()
+        cards.append(yaml.safe_load(text.split("---")[1])["catalograph"])
+        history = json.loads((folder / "stages" / "60-finetune" / "history.json").read_text())
+        values = [point["ndcg@10"] for point in history["evaluations"]]
+        assert cards[-1]["metrics"]["ndcg@10"] == {"before": values[0], "best": max(values)}
+        assert cards[-1]["metrics"]["pair_accuracy"]["after"] == history["pair_accuracy"]["after"]
+    assert "| labels | the orders of `teacher.jsonl` |" in text
+    before, after = (card["hashes"] for card in cards)
+    assert before["data"] != after["data"]
+    assert before["prompt"] == after["prompt"]
+    (world.data / "teacher.jsonl").write_text('{"user_id": "nobody", "items": ["nothing"]}')
+    refused = world.run("untaught-by-all", "--json", verb="finetune", rerank=rerank)
+    assert refused.code == 5
+    assert "R307" in refused.err
+    (world.data / "teacher.jsonl").unlink()
+    missing = world.again("taught", "--json", verb="finetune")
+    assert missing.code == 4
+    assert "teacher.jsonl" in missing.err

@@ -15,9 +15,6 @@ from rerank.inputs import input_names, item_vectors, list_inputs
 from rerank.lists import ranking_lists, reshuffled
 from rerank.settings import FineTuneConfig, RerankConfig, TokenConfig
 from rerank.token import (
-    SOFT,
-    TokenReranker,
-    TokenScorer,
     build_token_scorer,
     collate,
     load_trained,
@@ -64,13 +61,14 @@ def colour_world(count, seed, *, choices=0):
     return candidates, lists
 
 
-def test_items_are_soft_tokens_followed_by_their_words():
+def test_an_item_is_one_place_and_all_candidates_share_one_position():
     _, lists = colour_world(1, 0)
-    prompt = soft_prompt(lists[0], [[7, 8], [], [5], [], [], [6]])
-    assert prompt.tokens.tolist() == [SOFT, 7, 8, SOFT, SOFT, 5, SOFT, SOFT, SOFT, 6]
-    assert prompt.ends.tolist() == [5, 6, 7, 9]
-    # Two choices in order at 0 and 1, candidates all at 2; words count on from their item.
-    assert prompt.positions.tolist() == [0, 1, 2, 1, 2, 3, 2, 2, 2, 3]
+    prompt = soft_prompt(lists[0])
+    # Two choices in order at 0 and 1, four candidates all at 2.
+    assert prompt.positions.tolist() == [0, 1, 2, 2, 2, 2]
+    batch = collate([prompt], torch.device("cpu"))
+    assert batch.kinds.tolist() == [[0, 0, 1, 1, 1, 1]]
+    assert batch.starts.tolist() == [[2, 3, 4, 5]]
 
 
 def test_a_history_without_order_shares_one_place():
@@ -80,7 +78,7 @@ def test_a_history_without_order_shares_one_place():
         {"u": ("i4", "i5", "i6")}, None, seed=0, inputs=np.zeros((1, 2, 2), np.float32),
         vectors=lists[0].vectors, ordered=False,
     )[0]  # fmt: skip
-    assert soft_prompt(entry, [[]] * 5).positions.tolist() == [0, 0, 0, 1, 1]
+    assert soft_prompt(entry).positions.tolist() == [0, 0, 0, 1, 1]
 
 
 def test_a_score_does_not_depend_on_the_other_lists_of_a_batch():
@@ -120,7 +118,7 @@ def test_an_item_without_a_vector_is_the_bias_alone():
         Candidates(np.array(["u"]), np.array([["new", "i1"]]), {}, {}, np.zeros((1, 2), np.float32)),
         {"u": ()}, None, seed=0, inputs=np.zeros((1, 2, 2), np.float32), vectors=lists[0].vectors,
     )[0]  # fmt: skip
-    batch = collate([soft_prompt(entry, [[], []])], torch.device("cpu"))
+    batch = collate([soft_prompt(entry)], torch.device("cpu"))
     unknown = batch.items[0][entry.candidates.index("new")]
     assert batch.vectors[unknown].abs().sum() == 0
     assert batch.vectors[batch.items[0][entry.candidates.index("i1")]].abs().sum() > 0
@@ -202,19 +200,6 @@ def test_the_running_mean_is_what_is_kept():
     config = SETTINGS.model_copy(update={"epochs": 1, "learning_rate": 1e-30})
     fine_tune(scorer, lists, [], {}, config, seed=0)
     assert all(torch.allclose(a, b) for a, b in zip(before, scorer.model.parameters(), strict=True))
-
-
-def test_words_follow_the_soft_token_in_the_hybrid_form(scorer, tokenizer):
-    _, lists = colour_world(4, 9)
-    torch.manual_seed(0)
-    model = TokenReranker(scorer.model, lists[0].vectors.width, 2, 0.0).eval()
-    torch.nn.init.ones_(model.head.weight)  # Fresh, it is silent.
-    hybrid, token = TokenScorer(model, tokenizer, 4), TokenScorer(model)
-    texts = {str(item): "red mug" for item in ITEMS} | {"i0": "blue lamp", "i5": "<eos> [A] best"}
-    assert not set(hybrid.words(texts["i5"])) & {0, 1, 2}
-    assert len(hybrid.words("red mug red mug red mug red mug")) == 4
-    with_words, without = (score_lists(s, lists, texts) for s in (hybrid, token))
-    assert not any(np.allclose(a, b) for a, b in zip(with_words, without, strict=True))
 
 
 def test_reshuffling_takes_the_inputs_along():
