@@ -99,7 +99,7 @@ class Bench:
 
         def watch(record: EpochRecord) -> None:
             records.append(record)
-            if spent + sum(r.seconds for r in records) > 60 * self.minutes:
+            if epochs is None and spent + sum(r.seconds for r in records) > 60 * self.minutes:
                 raise Cut
             if time.monotonic() > self.ends:
                 raise Paused
@@ -119,10 +119,10 @@ class Bench:
         except Cut:
             found = load_checkpoint(folder / "checkpoints")
             assert found is not None
-            # Without validation there is no best yet, and the last weights stay.
             kept = {n.removeprefix("best/"): t for n, t in found.tensors.items() if n.startswith("best/")}
-            if kept:
-                recommender.restore({name: tensor.numpy() for name, tensor in kept.items()})
+            if not kept:
+                raise SystemExit(f"{model}: no epoch was measured within {self.minutes} minutes") from None
+            recommender.restore({name: tensor.numpy() for name, tensor in kept.items()})
             ran, best, converged = found.meta["epoch"], found.meta["best_epoch"], False
             seconds = 60 * self.minutes
         done |= {"seconds": round(seconds, 1), "epochs": ran, "best_epoch": best, "converged": converged}
