@@ -43,13 +43,13 @@ BABY: dict[str, list[Setting]] = {
 
 FEW = {"epochs": [300], "evaluate_every": [4], "patience": [4], "metric": [METRIC], "batch_size": [16384]}
 # Losses that compare all pairs of a batch: their epochs are dear, so fewer are waited for.
-PAIRS = FEW | {"evaluate_every": [1], "patience": [3], "batch_size": [4096], "learning_rate": [5e-3]}
+PAIRS = FEW | {"evaluate_every": [1], "batch_size": [4096], "learning_rate": [5e-3]}
 FILMS: dict[str, list[Setting]] = {
     "popularity": settings({}),
     "item_knn": settings({"neighbours": [50, 200], "shrink": [0.0, 50.0, 200.0]}),
-    "ease": settings({"l2": [100.0, 200.0, 300.0, 400.0, 600.0]}),
-    "sparse_ease": settings({"l2": [200.0, 400.0], "neighbours": [200]}),
-    "als": settings({"alpha0": [0.03, 0.1, 0.3], "l2": [0.001, 0.003, 0.01], "embedding_size": [128]}),
+    "ease": settings({"l2": [200.0, 400.0, 600.0, 1000.0, 1500.0]}),
+    "sparse_ease": settings({"l2": [200.0, 400.0, 800.0], "neighbours": [200, 400]}),
+    "als": settings({"alpha0": [0.03, 0.1, 0.3], "l2": [0.003, 0.01], "embedding_size": [128]}),
     "content_search": settings({}),
     "graph_filter": settings({
         "alpha": [0.5, 0.7],
@@ -57,8 +57,8 @@ FILMS: dict[str, list[Setting]] = {
         "content_weight": [0.1, 0.3],
         "coefficients": [[1.0]],
     }),
-    "bpr_mf": settings({"reg": [1e-3, 1e-2]}, FEW | {"learning_rate": [1e-2]}),
-    "lightgcn": settings({"layers": [2], "reg": [1e-4, 1e-3]}, FEW | {"learning_rate": [1e-2]}),
+    "bpr_mf": settings({"reg": [1e-3]}, FEW | {"learning_rate": [1e-2]}),
+    "lightgcn": settings({"layers": [2], "reg": [1e-4]}, FEW | {"learning_rate": [1e-2]}),
     "vbpr": settings({"reg": [1e-3]}, FEW | {"learning_rate": [1e-2]}),
     "freedom": settings({}, FEW | {"learning_rate": [1e-2]}),
     "bm3": settings({}, FEW | {"learning_rate": [1e-2]}),

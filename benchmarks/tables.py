@@ -14,12 +14,13 @@ on train and validation for as many epochs as were best, and both are masked at 
 The row `merged` is one list of all rows, with weights from validation (`candidates.order_by: merged`), and
 `merged_gain` what it gains over the best single row on validation, with its interval over users.
 `seconds_to_best` counts from the raw files to the best figure on validation: reading, embedding what the
-model reads, and every fit of the search, on whatever else the machine was doing.
+model reads, and every fit of the search.
 
 Every fit is one piece, cached under `--work` with its checkpoints. After `--pause` seconds the command stops
 where it is, says so, and the same command goes on. A fit that would train longer than `--minutes` is cut
 there and marked `converged: false`; the weights measured are the best on validation so far. A row's `search`
-lists every setting that was tried, with its validation figure.
+lists every setting that was tried, with its validation figure. All seconds are those of the processor, over
+all threads, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -87,19 +88,17 @@ class Bench:
             return folder, json.loads(card.read_text())
         train = self.data.split.train if epochs is None else self.data.known
         valid = self.data.split.valid if epochs is None else None
-        began = time.perf_counter()
+        clock, began = folder / "seconds", time.process_time()
+        before = float(clock.read_text()) if clock.is_file() else 0.0
         recommender = build_model(model, setting["params"], train, self.data.features, seed=seed)
         config = TrainConfig.model_validate(
             setting["train"] | {"seed": seed} | ({"epochs": epochs} if epochs else {})
         )
-        built = time.perf_counter() - began
-        records: list[EpochRecord] = []
-        done = {"setting": setting, "seed": seed}
-        spent = sum(row["seconds"] for row in _records(folder / "checkpoints"))
+        folder.mkdir(exist_ok=True)
 
         def watch(record: EpochRecord) -> None:
-            records.append(record)
-            if epochs is None and spent + sum(r.seconds for r in records) > 60 * self.minutes:
+            clock.write_text(str(spent := before + time.process_time() - began))
+            if epochs is None and spent > 60 * self.minutes:
                 raise Cut
             if time.monotonic() > self.ends:
                 raise Paused
@@ -114,8 +113,6 @@ class Bench:
                 progress=watch,
             )
             ran, best, converged = len(history.records), history.best_epoch, history.stopped != "epochs"
-            trained = sum(r.seconds for r in history.records)
-            seconds = built + trained if trained else time.perf_counter() - began
         except Cut:
             found = load_checkpoint(folder / "checkpoints")
             assert found is not None
@@ -124,9 +121,9 @@ class Bench:
                 raise SystemExit(f"{model}: no epoch was measured within {self.minutes} minutes") from None
             recommender.restore({name: tensor.numpy() for name, tensor in kept.items()})
             ran, best, converged = found.meta["epoch"], found.meta["best_epoch"], False
-            seconds = 60 * self.minutes
-        done |= {"seconds": round(seconds, 1), "epochs": ran, "best_epoch": best, "converged": converged}
-        done["valid"] = {}
+        seconds = before + time.process_time() - began
+        done = {"setting": setting, "seed": seed, "seconds": round(seconds, 1), "valid": {}}
+        done |= {"epochs": ran, "best_epoch": best, "converged": converged}
         if valid is not None:
             lists = retrieve({"model": recommender}, train, self._users("valid"), max(KS))
             done["valid"] = evaluate(lists, valid, KS).mean()
@@ -217,11 +214,6 @@ class Bench:
     def _users(self, part: str) -> list[str]:
         truth = getattr(self.data.split, part)
         return [str(user) for user in truth.user_ids[np.unique(truth.user_rows)]]
-
-
-def _records(checkpoints: Path) -> list[dict[str, Any]]:
-    found = load_checkpoint(checkpoints)
-    return [] if found is None else list(found.meta["records"])
 
 
 def main() -> None:
