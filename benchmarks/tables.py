@@ -12,7 +12,8 @@ language model wrote. A fifth of each user's train choices is validation; the ch
 on train and validation for as many epochs as were best, and both are masked at test.
 
 The row `merged` is one list of all rows, with weights from validation (`candidates.order_by: merged`), and
-`merged_gain` what it gains over the best single row on validation, with its interval over users.
+`merged_ids` one of the rows without features; `gain_over` is what it gains over each row, with its interval
+over users.
 `seconds_to_best` counts from the raw files to the best figure on validation: reading, embedding what the
 model reads, and every fit of the search.
 
@@ -51,6 +52,7 @@ from recsys.settings import TrainConfig
 from recsys.train import EpochRecord, fit
 
 KS = (10, 20)
+Values = dict[str, NDArray[np.float64]]
 
 
 class Paused(Exception):
@@ -181,8 +183,8 @@ class Bench:
             ],
         }
 
-    def merged(self, names: Mapping[str, list[Setting]], seed: int) -> dict[str, Any]:
-        """One list of all these models, its weights from validation, against the best of them there."""
+    def merged(self, names: Mapping[str, list[Setting]], seed: int) -> tuple[dict[str, Any], Values]:
+        """One list of all these models, its weights from validation, and its values on test."""
         fits = {name: self.chosen(name, grid, seed)[:2] for name, grid in names.items()}
         train, valid = self.data.split.train, self.data.split.valid
         tried = {name: load_model(folder, train, self.data.features) for name, (folder, _) in fits.items()}
@@ -191,18 +193,15 @@ class Bench:
         models = {n: load_model(f, self.data.known, self.data.features) for n, f in folders.items()}
         lists = retrieve_merged(models, self.data.known, self._users("test"), max(KS), weights)
         found = evaluate(lists, self.data.split.test, KS)
-        leader = max(fits, key=lambda name: float(fits[name][1]["valid"][METRIC]))
-        single = self.tested(folders[leader])
-        gain = {m: bootstrap_difference(single[m], found.per_user[m]) for m in ("recall@20", METRIC)}
-        return {
+        row = {
             "test": {name: round(value, 4) for name, value in found.mean().items()},
-            "weights": {name: weight for name, weight in weights.items() if weight},
+            "weights": {name: round(weight, 3) for name, weight in weights.items() if weight},
             "valid": round(reached, 5),
-            "merged_gain": {m: [round(v, 4) for v in (g.estimate, g.low, g.high)] for m, g in gain.items()},
-            "over": leader,
+            "gain_over": {n: gains(self.tested(f), found.per_user) for n, f in folders.items()},
         }
+        return row, dict(found.per_user)
 
-    def tested(self, folder: Path) -> dict[str, NDArray[np.float64]]:
+    def tested(self, folder: Path) -> Values:
         """Test values per user of the model kept in a folder."""
         kept = folder / "test.npz"
         if not kept.is_file():
@@ -214,6 +213,12 @@ class Bench:
     def _users(self, part: str) -> list[str]:
         truth = getattr(self.data.split, part)
         return [str(user) for user in truth.user_ids[np.unique(truth.user_rows)]]
+
+
+def gains(a: Values, b: Values) -> dict[str, list[float]]:
+    """What b gains over a, with the bounds of the interval over users."""
+    found = {name: bootstrap_difference(a[name], b[name]) for name in ("recall@20", METRIC)}
+    return {name: [round(v, 4) for v in (g.estimate, g.low, g.high)] for name, g in found.items()}
 
 
 def main() -> None:
@@ -249,8 +254,12 @@ def main() -> None:
     try:
         for name in names:
             rows[name] = bench.row(name, grids[name], seeds[:1] if name in UNSEEDED else seeds)
+        plain = [name for name in names if name not in FEATURE_SETTINGS]
         if len(names) > 1:
-            rows["merged"] = bench.merged({name: grids[name] for name in names}, seeds[0])
+            rows["merged"], values = bench.merged({name: grids[name] for name in names}, seeds[0])
+        if 1 < len(plain) < len(names):
+            rows["merged_ids"], ids = bench.merged({name: grids[name] for name in plain}, seeds[0])
+            rows["merged"]["gain_over"]["merged_ids"] = gains(ids, values)
     except Paused:
         paused = True
     result = {"table": chosen.table, "paused": paused, "published": dict(data.published), "rows": rows}
