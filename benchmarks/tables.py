@@ -33,7 +33,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from table_grids import BABY, FILMS, METRIC, UNSEEDED, Setting
 from recsys import bootstrap_difference, evaluate, retrieve
 from recsys.checkpoint import load_checkpoint
 from recsys.feature_settings import FEATURE_SETTINGS
+from recsys.knock_outs import KNOCK_OUTS
 from recsys.merge import fit_weights, retrieve_merged
 from recsys.models import build_model, load_model, save_model
 from recsys.settings import TrainConfig
@@ -229,6 +230,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--table", choices=TABLES, default="baby")
     parser.add_argument("--models", nargs="*", help="these rows only")
+    parser.add_argument("--control", choices=KNOCK_OUTS, help="features that say nothing instead")
     parser.add_argument("--seed", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=15.0, help="of training, a fit at most")
@@ -242,12 +244,16 @@ def main() -> None:
         grids = {name: grids[name][:1] for name in ("popularity", "item_knn", "ease")}
     names = chosen.models or list(grids)
     work = chosen.work / chosen.table
-    work.mkdir(parents=True, exist_ok=True)
+    own = work / chosen.control if chosen.control else work
+    own.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + chosen.pause
     # Vectors are minutes of embedding: not for rows that do not read them.
     read_features = FEATURE_SETTINGS.keys() & set(names)
     data = read(chosen.data, work, ("plot", "told") if read_features else ())
-    bench = Bench(data, work, ends, chosen.minutes)
+    if chosen.control:
+        known = {n: KNOCK_OUTS[chosen.control](t, chosen.seed) for n, t in data.features.items()}
+        data = replace(data, features=known)
+    bench = Bench(data, own, ends, chosen.minutes)
     seeds = list(range(chosen.seed, chosen.seed + (1 if chosen.quick else chosen.seeds)))
     rows: dict[str, Any] = {}
     paused = False
