@@ -263,7 +263,7 @@ def main() -> None:
         plain = [name for name in names if name not in FEATURE_SETTINGS]
         if len(names) > 1:
             rows["merged"], values = bench.merged({name: grids[name] for name in names}, seeds[0])
-        if 1 < len(plain) < len(names):
+        if data.features and 1 < len(plain) < len(names):
             rows["merged_ids"], ids = bench.merged({name: grids[name] for name in plain}, seeds[0])
             rows["merged"]["gain_over"]["merged_ids"] = gains(ids, values)
     except Paused:
