@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ class Data:
     features: Mapping[str, FeatureTable]
     published: Mapping[str, tuple[float, float]]
     refit: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Of the processor, for reading the choices and for embedding each feature."""
 
     @property
     def known(self) -> Interactions:
@@ -38,30 +41,40 @@ class Data:
 
 
 def films(folder: Path, cache: Path, names: Sequence[str] = ("plot", "told")) -> Data:
-    """MovieLens-1M with CoLaKG's split and the named features, whose vectors are kept in `cache`."""
+    """MovieLens-1M with CoLaKG's split and the named features, whose vectors are kept in `cache`: `title`,
+    `plot` (title, genres and plot) and `told` (what a language model wrote).
+    """
+    began = time.process_time()
     columns = InteractionColumns(user="user_id", item="item_id", label="colakg_split")
-    labels = SplitConfig(method="label", train_labels=("0",), test_labels=("1",), valid_share=0.1)
+    labels = SplitConfig(method="label", train_labels=("0",), test_labels=("1",), valid_share=0.2)
     described = CatalogColumns(item_id="item_id", title="title", text=("plot",), attributes=("genres",))
     items = read_catalog(folder / "items.csv", described)
     interactions, _ = read_interactions(folder / "interactions.csv.gz", columns, items.ids)
     with gzip.open(folder / "llm_item_text_colakg.jsonl.gz", "rt", encoding="utf-8") as lines:
         told = {str(row["item_id"]): row["text"] for row in map(json.loads, lines)}
     texts = {
+        "title": [item.title for item in items],
         "plot": [render_text("{title}. {attributes.genres}. {text}", item) for item in items],
         "told": [told.get(item.item_id, "") for item in items],
     }
+    split = split_interactions(interactions, labels)
+    seconds = {"choices": time.process_time() - began}
     features = {}
     for name in names:
-        features[name] = embedded(cache / f"{name}.safetensors", items.ids, texts[name])
-    return Data(split_interactions(interactions, labels), features, {"EASE": (0.2723, 0.4051)}, refit=True)
+        path = cache / f"{name}.safetensors"
+        features[name] = embedded(path, items.ids, texts[name])
+        seconds[name] = json.loads(path.with_suffix(".json").read_text())
+    return Data(split, features, {"EASE": (0.2723, 0.4051)}, refit=True, seconds=seconds)
 
 
 def embedded(path: Path, ids: Sequence[str], texts: Sequence[str]) -> FeatureTable:
-    """MiniLM vectors of texts, made once; an empty text has none."""
-    if not path.is_file():
+    """MiniLM vectors of texts, made once; an empty text has none. What that took is kept beside."""
+    if not path.with_suffix(".json").is_file():
+        began = time.process_time()
         embedder = build_embedder(EmbedConfig(model=model_folder(EmbedConfig().model)))
         present = np.array([bool(text) for text in texts])
         FeatureTable(tuple(ids), embed_texts(list(texts), embedder), present).save(path)
+        path.with_suffix(".json").write_text(json.dumps(time.process_time() - began))
     return FeatureTable.load(path)
 
 
@@ -71,6 +84,7 @@ def timed_films(folder: Path, cache: Path, split: SplitConfig, texts: Path | Non
 
     Only users with a train choice are asked for in validation and test: of others nothing is known.
     """
+    began = time.process_time()
     ids, titles, other = [], [], []
     with (folder / "item_map.csv").open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
@@ -82,7 +96,7 @@ def timed_films(folder: Path, cache: Path, split: SplitConfig, texts: Path | Non
     parts = split_interactions(interactions, split)
     known = np.unique(parts.train.user_rows)
     valid, test = (part.take(np.isin(part.user_rows, known)) for part in (parts.valid, parts.test))
-    features = {}
+    features, seconds = {}, {"choices": time.process_time() - began}
     if texts is not None:
         described = CatalogColumns(item_id="item_id", title="title", text=["plot"], attributes=["genres"])
         items = read_catalog(texts / "items.csv", described)
@@ -90,12 +104,15 @@ def timed_films(folder: Path, cache: Path, split: SplitConfig, texts: Path | Non
             render_text("{title}. {attributes.genres}. {text}", items[same]) if same else title
             for same, title in zip(other, titles, strict=True)
         ]
-        features["plot"] = embedded(cache / "plot-100k.safetensors", ids, told)
-    return Data(Split(parts.train, valid, test), features, {}, refit=True)
+        path = cache / "plot-100k.safetensors"
+        features["plot"] = embedded(path, ids, told)
+        seconds["plot"] = json.loads(path.with_suffix(".json").read_text())
+    return Data(Split(parts.train, valid, test), features, {}, refit=True, seconds=seconds)
 
 
 def baby(folder: Path, cache: Path, names: Sequence[str] = ()) -> Data:
     """Amazon Baby with DiffMM's split and the figures of DiffMM's table that use no features; it has none."""
+    began = time.process_time()
     columns = InteractionColumns(user="userID", item="itemID", label="x_label_diffmm")
     labels = SplitConfig(method="label", train_labels=("0",), valid_labels=("1",), test_labels=("2",))
     items = read_catalog(folder / "items.csv", CatalogColumns(item_id="itemID", title="asin"))
@@ -108,4 +125,5 @@ def baby(folder: Path, cache: Path, names: Sequence[str] = ()) -> Data:
         "NCL": (0.0703, 0.0311),
         "HCCF": (0.0705, 0.0308),
     }
-    return Data(split_interactions(interactions, labels), {}, published)
+    split = split_interactions(interactions, labels)
+    return Data(split, {}, published, seconds={"choices": time.process_time() - began})

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from public_data import timed_films
 from scipy.stats import kendalltau
-from tables import METRIC, Bench, Paused, Setting, settings
+from table_grids import METRIC, UNSEEDED, Setting, settings
+from tables import Bench, Paused
 
 from recsys.split import SplitConfig
 
@@ -44,7 +45,6 @@ GRIDS: dict[str, list[Setting]] = {
     "freedom": settings({"kept_edges": [0.2, 0.5]}, TRAINED | RATE),
     "lirdrec": settings({"layers": [2], "embedding_size": [32]}, TRAINED | RATE),
 }
-UNSEEDED = {"popularity", "item_knn", "ease", "content_search", "graph_filter"}
 
 
 def main() -> None:
