@@ -10,7 +10,30 @@ from catalograph.report.data import Interval, MetricRow, MetricTable
 
 def diagnosis_tables(found: Mapping[str, Any], columns: list[str]) -> list[MetricTable]:
     """Tables of the section `diagnosis` of `metrics.json`."""
-    return [_changes(found, columns), _by_place(found, columns), _by_slot(found)]
+    gate = [_gate(found["gate"])] if found.get("gate") else []
+    return [*gate, _changes(found, columns), _by_place(found, columns), _by_slot(found)]
+
+
+def _gate(found: Mapping[str, Any]) -> MetricTable:
+    rows, gains = [], {}
+    for decision in found["decisions"]:
+        gains = {
+            f"{name} {kind}": Interval(bound[key])
+            for name, bound in decision["bounds"].items()
+            for kind, key in (("gain", "gain"), ("at least", "low"))
+        }
+        values = {"retrieved": Interval(decision["retrieved"]), **gains}
+        name = f"{decision['group']}: {decision['chosen']}"
+        rows.append(MetricRow(name, values, {}, f"{decision['lists']:,} lists"))
+    columns = list(dict.fromkeys(column for row in rows for column in row.values))
+    which = ", the later half of them," if found["later_half"] else ""
+    return MetricTable(
+        f"The gate: {found['metric']} of {found['lists']:,} held-out lists", columns, rows, None,
+        f"By group of users, the order its lists are given in: the one with the highest lower bound ("
+        f"{found['confidence']:.0%}, all groups and orders together) of its gain over the retrieved order, "
+        f"where that is positive. From validation lists{which} on which nothing was fitted or chosen but the "
+        f"retrieved order; a group of fewer than {found['least_lists']} keeps it.",
+    )  # fmt: skip
 
 
 def _changes(found: Mapping[str, Any], columns: list[str]) -> MetricTable:

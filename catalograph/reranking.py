@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalograph.filling import model_folder
+from catalograph.gating import FILE, gate_parts, gated_lists, write_decisions
 from catalograph.rerank_lists import (
     final_lists,
     item_texts,
@@ -52,6 +53,7 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "model": None if settings.model is None else find_model(*_model(settings)).identity,
         "catalog": road.catalog_parts(),
         "seed": road.config.seed,
+        **gate_parts(road),
     }
 
 
@@ -61,14 +63,14 @@ def rerank_parts(road: Road) -> dict[str, Any]:
 
 
 def finetune(road: Road) -> Counts:
-    """Writes `adapter/`, `fusion.json`, `history.json` and, where it is asked for, `lambdamart.json`."""
+    """Writes `adapter/`, `fusion.json`, `history.json`; where asked for `lambdamart.json`, `gate.json`."""
     from rerank.train import fine_tune, ndcg_of
 
     road.use_threads()
     settings, seed = settings_of(road), road.config.seed
     texts = item_texts(road)
     lists, made = training_lists(road)
-    valid_candidates, valid = validation_lists(road)
+    (valid_candidates, valid), judged = validation_lists(road)
     outputs = ["adapter", "fusion.json", "history.json"]
     if settings.lambdamart is not None:
         trees = fit_lambdamart(lists, valid, settings.lambdamart, seed=seed)
@@ -87,7 +89,6 @@ def finetune(road: Road) -> Counts:
     _save(scorer, road.path("finetune", "adapter/none").parent, settings)
     after = rank_lists(scorer, valid, texts, settings.inference)
     fusions = _fit_fusions(road, valid_candidates, valid, after)
-    shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     ndcg = [ndcg_of(scores, arrived(entry), 10) for entry, scores in zip(valid, after, strict=True)]
     record = {
         "lists": {"made": made, "with_truth": len(lists), "validation": len(valid)},
@@ -98,6 +99,10 @@ def finetune(road: Road) -> Counts:
     }
     write_atomic(road.path("finetune", "history.json"), json.dumps(record).encode())
     write_atomic(road.path("finetune", "fusion.json"), json.dumps(fusions, indent=1).encode())
+    if settings.gate is not None:
+        write_decisions(road, judged[0], _orders(road, scorer, *judged, Cost()))
+        outputs.append(FILE)
+    shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
 
 
@@ -105,11 +110,30 @@ def rerank(road: Road) -> Counts:
     """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
     candidates, lists = final_lists(road)
-    scorer = _load_trained(road, lists)
+    scorer, cost = _load_trained(road, lists), Cost()
+    orders = _orders(road, scorer, candidates, lists, cost)
+    if settings_of(road).gate is not None:
+        orders["gated"] = gated_lists(road, candidates, orders)
+        orders["gated"].to_trec(road.path("rerank", "gated.trec"), "catalograph")
+    for name, ordered in orders.items():
+        ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
+    orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
+    # Times are in the stage's own record: outputs are equal for equal runs.
+    told = {"lists": len(lists), **asdict(cost)}
+    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
+    runs = [f"{name}.trec" for name in ("reranked", "gated") if name in orders]
+    outputs = (*(f"{name}.parquet" for name in orders), *runs, "cost.json")
+    return Counts(len(lists), len(lists), outputs=outputs)
+
+
+def _orders(
+    road: Road, scorer: Scorer, candidates: Candidates, lists: list[RankingList], cost: Cost
+) -> dict[str, Candidates]:
+    """Lists in every order: the same for those the gate decides on as for those that are delivered."""
     with road.progress.task("rerank", len(lists)) as task:
         reading = settings_of(road).inference
         free = reading.model_copy(update={"max_move": None})
-        cost, texts = Cost(), item_texts(road)
+        texts = item_texts(road)
         llm = reorder(scorer, candidates, lists, texts, config=free, progress=task.reach, cost=cost)
     fusions = read_fusions(road)
     reranked = fused(llm, fusions["reranked"], "fused")
@@ -120,16 +144,8 @@ def rerank(road: Road) -> Counts:
     }
     if settings_of(road).lambdamart is not None:
         stored = json.loads(road.path("finetune", "lambdamart.json").read_text())
-        found = LambdaMart(stored["text"]).scores(lists)
-        orders["lambdamart"] = ordered_by(candidates, found, "lambdamart")
-    for name, ordered in orders.items():
-        ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
-    orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    # Times are in the stage's own record: outputs are equal for equal runs.
-    told = {"lists": len(lists), **asdict(cost)}
-    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
-    outputs = (*(f"{name}.parquet" for name in orders), "reranked.trec", "cost.json")
-    return Counts(len(lists), len(lists), outputs=outputs)
+        orders["lambdamart"] = ordered_by(candidates, LambdaMart(stored["text"]).scores(lists), "lambdamart")
+    return orders
 
 
 def read_fusions(road: Road) -> dict[str, Fusion]:
