@@ -173,11 +173,13 @@ def _diagnosis(
     retrieved, truths = lists["retrieved"], truths_of(road.part("test"))
     history = json.loads(road.path("finetune", "history.json").read_text())
     base = measured["retrieved"].mean()
-    gate = None
-    if road.config.rerank.gate is not None:
-        gate = json.loads(road.path("finetune", "gate.json").read_text())
+    of_gate = {
+        name: json.loads(path.read_text())
+        for name in ("gate", "gain_parts")
+        if (path := road.path("finetune", f"{name}.json")).is_file()
+    }
     return {
-        "gate": gate,
+        **of_gate,
         "fine_tuning_pairs": history["pair_accuracy"],
         "validation_ndcg@10_by_slot": history["ndcg@10_by_slot"],
         "pairs": {name: flips(order_pairs(retrieved, lists[name], truths)) for name in names},

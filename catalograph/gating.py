@@ -35,7 +35,7 @@ def gate_parts(road: Road) -> dict[str, Any]:
 
 def write_decisions(road: Road, retrieved: Candidates, orders: Mapping[str, Candidates]) -> None:
     """Decides on held-out lists in the orders they would be given in, and writes `gate.json`."""
-    config = _config(road)
+    config = config_of(road)
     metric, decisions = f"ndcg@{config.k}", []
     if len(retrieved):
         lists = {name: orders[name] for name in ARMS if name in orders} | {RETRIEVED: retrieved}
@@ -69,14 +69,15 @@ def gated_lists(road: Road, retrieved: Candidates, orders: Mapping[str, Candidat
 
 def groups_of(road: Road, users: NDArray[np.str_]) -> NDArray[np.str_]:
     """Each user's group [U]: by choices in train, so that it is the same for held-out and for test lists."""
-    name = _config(road).groups
+    name = config_of(road).groups
     if name is None:
         return np.full(len(users), "all users")
     labels = grouping(road, name).labels[road.part("train").user_rows_of(users)]
     return np.where(labels == "", "no group", labels)
 
 
-def _config(road: Road) -> GateConfig:
+def config_of(road: Road) -> GateConfig:
+    """The settings of a run that has a gate."""
     config = settings_of(road).gate
     if config is None:
         raise ValueError("this run has no gate")

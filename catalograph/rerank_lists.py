@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from catalograph.extraction import captions, feature_tables
 from catalograph.retrieval import folds_of, source_names
 from catalograph.road import Road
+from extract.features import FeatureTable
 from extract.prompts import render_text
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions
@@ -111,6 +112,11 @@ def final_lists(road: Road) -> tuple[Candidates, list[RankingList]]:
     return candidates, _lists(road, candidates, road.known, None, _reference(road))
 
 
+def lists_with(road: Road, candidates: Candidates, tables: Mapping[str, FeatureTable]) -> list[RankingList]:
+    """Validation lists made again with other feature vectors."""
+    return _lists(road, candidates, road.part("train"), road.part("valid"), _reference(road), tables)
+
+
 def needs_inputs(settings: RerankConfig) -> bool:
     """Whether anything reads more of a list than words."""
     return settings.form != "text" or settings.lambdamart is not None
@@ -118,14 +124,14 @@ def needs_inputs(settings: RerankConfig) -> bool:
 
 def _lists(
     road: Road, candidates: Candidates, known: Interactions, truth: Interactions | None,
-    reference: ItemVectors | None,
+    reference: ItemVectors | None, tables: Mapping[str, FeatureTable] | None = None,
 ) -> list[RankingList]:  # fmt: skip
     settings, seed = settings_of(road), road.config.seed
     users = [str(user) for user in candidates.user_ids]
     histories = shown_histories(known, users, length=settings.history, seed=seed)
     if reference is None:
         return ranking_lists(candidates, histories, truth, seed=seed, ordered=known.ordered)
-    tables = feature_tables(road)
+    tables = feature_tables(road) if tables is None else tables
     features = {name: tables[name] for name in settings.token.features}
     vectors = item_vectors(known, features, width=settings.token.choices, reference=reference)
     inputs = list_inputs(candidates, known, vectors, source_names(road.config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalograph.filling import model_folder
+from catalograph.gain_parts import FILE as PARTS
+from catalograph.gain_parts import write_gain_parts
 from catalograph.gating import FILE, gate_parts, gated_lists, write_decisions
 from catalograph.rerank_lists import (
     final_lists,
@@ -63,7 +66,9 @@ def rerank_parts(road: Road) -> dict[str, Any]:
 
 
 def finetune(road: Road) -> Counts:
-    """Writes `adapter/`, `fusion.json`, `history.json`; where asked for `lambdamart.json`, `gate.json`."""
+    """Writes `adapter/`, `fusion.json`, `history.json`; where asked for `lambdamart.json`, `gate.json` and
+    `gain_parts.json`.
+    """
     from rerank.train import fine_tune, ndcg_of
 
     road.use_threads()
@@ -100,8 +105,14 @@ def finetune(road: Road) -> Counts:
     write_atomic(road.path("finetune", "history.json"), json.dumps(record).encode())
     write_atomic(road.path("finetune", "fusion.json"), json.dumps(fusions, indent=1).encode())
     if settings.gate is not None:
-        write_decisions(road, judged[0], _orders(road, scorer, *judged, Cost()))
+        orders = _orders(road, scorer, *judged, Cost(), texts)
+        write_decisions(road, judged[0], orders)
         outputs.append(FILE)
+    if settings.gate is not None and settings.gate.parts:
+        write_gain_parts(
+            road, judged, orders, lambda part, own: _orders(road, scorer, *part, Cost(), own)["reranked"]
+        )
+        outputs.append(PARTS)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
 
@@ -111,7 +122,7 @@ def rerank(road: Road) -> Counts:
     road.use_threads()
     candidates, lists = final_lists(road)
     scorer, cost = _load_trained(road, lists), Cost()
-    orders = _orders(road, scorer, candidates, lists, cost)
+    orders = _orders(road, scorer, candidates, lists, cost, item_texts(road))
     if settings_of(road).gate is not None:
         orders["gated"] = gated_lists(road, candidates, orders)
         orders["gated"].to_trec(road.path("rerank", "gated.trec"), "catalograph")
@@ -127,13 +138,17 @@ def rerank(road: Road) -> Counts:
 
 
 def _orders(
-    road: Road, scorer: Scorer, candidates: Candidates, lists: list[RankingList], cost: Cost
+    road: Road,
+    scorer: Scorer,
+    candidates: Candidates,
+    lists: list[RankingList],
+    cost: Cost,
+    texts: Mapping[str, str],
 ) -> dict[str, Candidates]:
     """Lists in every order: the same for those the gate decides on as for those that are delivered."""
     with road.progress.task("rerank", len(lists)) as task:
         reading = settings_of(road).inference
         free = reading.model_copy(update={"max_move": None})
-        texts = item_texts(road)
         llm = reorder(scorer, candidates, lists, texts, config=free, progress=task.reach, cost=cost)
     fusions = read_fusions(road)
     reranked = fused(llm, fusions["reranked"], "fused")

@@ -133,6 +133,8 @@ class GateConfig(BaseModel):
     """Validation lists that decide at most; they are not among those that training or tuning saw."""
     least_lists: int = Field(default=50, ge=2)
     """A group with fewer of them keeps the retrieved order."""
+    parts: int = Field(default=300, ge=0)
+    """Of them, how many are read again with histories, texts and features of others; 0: none."""
 
 
 class RerankConfig(BaseModel):

@@ -42,6 +42,12 @@ def test_a_gate_that_is_open_delivers_the_reranked_lists_and_one_that_is_closed_
     assert found["diagnosis"]["gate"] == record
     assert ("retrieved", "gated") in {(row["a"], row["b"]) for row in found["comparisons"]}
     assert "The gate: ndcg@20" in (run.folder / "report" / "index.html").read_text()
+    parts = {row["part"]: row for row in found["diagnosis"]["gain_parts"]["parts"]}
+    assert list(parts) == [
+        "fusion", "reranker beyond fusion", "of others: histories", "of others: vectors of title"
+    ]  # fmt: skip
+    assert all(row["low"] <= row["gain"] <= row["high"] for row in parts.values())
+    assert parts["of others: vectors of title"]["low"] < parts["of others: vectors of title"]["high"]
     again = world.again("gate", "--json", folder=world.root / "gate-again")
     assert again.code == 0 and world.hash_of(again.folder) == world.hash_of(run.folder)
 
@@ -73,9 +79,13 @@ def test_without_a_gate_nothing_of_it_is_written(world: World) -> None:
     assert run.code == 0, run.err
     assert not list(run.folder.glob("stages/*/gate*"))
     found = json.loads(run.out)
-    assert "gated" not in found["metrics"] and found["evaluation"]["diagnosis"]["gate"] is None
+    assert "gated" not in found["metrics"] and "gate" not in found["evaluation"]["diagnosis"]
     # The other lists are what they are with a gate, where there are validation lists enough for both.
     on = world.run("on", "--json", rerank=world.config()["rerank"])
+    read = json.loads((on.folder / "stages/60-finetune/gain_parts.json").read_text())["parts"]
+    assert [row["part"] for row in read][2:] == [
+        "of others: histories", "of others: texts", "of others: captions"
+    ]  # fmt: skip
     for name in ("reranked", "llm_only", "fused_without_llm"):
         path = f"stages/70-rerank/{name}.parquet"
         assert (run.folder / path).read_bytes() == (on.folder / path).read_bytes()
