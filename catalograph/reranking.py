@@ -105,6 +105,8 @@ def finetune(road: Road) -> Counts:
     write_atomic(road.path("finetune", "history.json"), json.dumps(record).encode())
     write_atomic(road.path("finetune", "fusion.json"), json.dumps(fusions, indent=1).encode())
     if settings.gate is not None:
+        # From here on nothing is trained, and lists are read as the rerank stage reads them.
+        getattr(scorer, "pack", lambda: None)()
         orders = _orders(road, scorer, *judged, Cost(), texts)
         write_decisions(road, judged[0], orders)
         outputs.append(FILE)
