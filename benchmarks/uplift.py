@@ -222,6 +222,18 @@ class Bench:
         return self._training[permuted]
 
     def held(self, *, permuted: bool = False) -> tuple[list[RankingList], list[RankingList]]:
+        """As `_held`, made once for the texts as they are."""
+        return self._held(permuted=True) if permuted else self._own_held
+
+    @cached_property
+    def _own_held(self) -> tuple[list[RankingList], list[RankingList]]:
+        return self._held(permuted=False)
+
+    @cached_property
+    def _own_test(self) -> list[RankingList]:
+        return self.lists("test", permuted=False)
+
+    def _held(self, *, permuted: bool) -> tuple[list[RankingList], list[RankingList]]:
         """Validation lists to choose by, and those of other users for the gate, at least half of them; of
         data cut by dates the later ones, without a truth of their time in the others.
         """
@@ -239,7 +251,7 @@ class Bench:
 
     def asked(self, name: str) -> list[RankingList]:
         """The lists of the test, or those the gate decides on."""
-        return self.lists("test", permuted=False) if name == "test" else self.held()[1]
+        return self._own_test if name == "test" else self.held()[1]
 
     def lambdamart(self, seed: int, name: str = "test") -> list[np.ndarray]:
         """Its scores of the test, or of the lists the gate decides on."""
