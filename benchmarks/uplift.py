@@ -293,9 +293,10 @@ class Bench:
         if scores_path.is_file():
             return list(np.load(scores_path)["scores"])
         self.check()
-        lists, valid = self.training(permuted=permuted)
-        scorer = build_token_scorer(self.token, lists[0], seed=seed)
+        asked = self.lists("test", permuted=True) if permuted else self.asked(name)
+        scorer = build_token_scorer(self.token, asked[0], seed=seed)
         if not path.is_file():
+            lists, valid = self.training(permuted=permuted)
             size = sum(p.numel() for p in scorer.model.parameters())
             note(f"{piece}: {size:,} parameters, {len(lists)} lists")
             started = time.monotonic()
@@ -307,7 +308,6 @@ class Bench:
             write_atomic(self.work / f"{piece}.json", json.dumps(asdict(history)).encode())
             save_trained(scorer, path)
         load_trained(scorer, path)
-        asked = self.lists("test", permuted=True) if permuted else self.asked(name)
         found = score_lists(scorer, asked, {}, token_budget=8192)
         np.savez(scores_path, scores=np.stack([np.pad(s, (0, self.k - len(s))) for s in found]))
         return found
