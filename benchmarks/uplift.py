@@ -7,9 +7,10 @@ beside it. The published splits, on ml1m_posters with a tenth of train carved ou
 ml100k_posters is cut by two dates, and its folds hold out each person's latest choices. Lists are the 100
 best of the merged list, whose weights are chosen on validation: from five out-of-fold fits for training, from
 train for validation, and from train and validation for the test, which is read once. Per seed: LambdaMART,
-chosen on validation; the token form; and, where there are texts, the token form with them permuted across
-items. Resumable: a call works for about `--minutes`, prints what it has, and exits 75 while pieces are
-missing. All lies under `--work`.
+chosen on validation; the token form; what the gate lets through, from validation lists of users whom nothing
+was fitted or chosen on; and, where there are texts, the token form with them permuted across items.
+Resumable: a call works for about `--minutes`, prints what it has, and exits 75 while pieces are missing. All
+lies under `--work`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from extract.prompts import render_text
 from extract.store import write_atomic
 from recsys.candidates import Candidates, retrieve
 from recsys.columns import InteractionColumns
+from recsys.groups import activity
 from recsys.interactions import Interactions, read_interactions
 from recsys.merge import fit_weights, retrieve_merged
 from recsys.metrics import evaluate
@@ -43,11 +45,12 @@ from recsys.models import build_model
 from recsys.split import SplitConfig, out_of_fold, split_interactions
 from recsys.train import TrainConfig, fit
 from rerank.fusion import fit_fusion, fused
+from rerank.gate import Decision, decide, gated, moment, set_aside
 from rerank.inference import ordered_by, score_lists
 from rerank.inputs import ItemVectors, item_vectors, list_inputs
 from rerank.lambdamart import LambdaMart, fit_lambdamart
 from rerank.lists import RankingList, ranking_lists, shown_histories
-from rerank.settings import FineTuneConfig, LambdaMartConfig, RerankConfig, TokenConfig
+from rerank.settings import FineTuneConfig, GateConfig, LambdaMartConfig, RerankConfig, TokenConfig
 from rerank.token import build_token_scorer, load_trained, save_trained
 from rerank.train import fine_tune
 
@@ -86,10 +89,11 @@ class Bench:
         self.name = "ml100k_posters" if self.ordered else "ml1m_posters" if self.films else "amazon_baby"
         self.work: Path = chosen.work / (self.name + ("-quick" if chosen.quick else ""))
         self.work.mkdir(parents=True, exist_ok=True)
-        kinds = ["token", "lambdamart", *(["token_texts_permuted"] if self.films else [])]
+        kinds = ["token", "lambdamart", "gated", *(["token_texts_permuted"] if self.films else [])]
         self.kinds = [kind for kind in kinds if chosen.only in {None, kind}]
         self.stop = time.monotonic() + 60 * chosen.minutes
         self.retrievers = FILM_SOURCES if self.films else BABY_SOURCES
+        self.decisions: dict[int, list[Decision]] = {}
         self._training: dict[bool, tuple[list[RankingList], list[RankingList]]] = {}
         if chosen.quick:
             self.retrievers = {name: self.retrievers[name] for name in ("ease", "item_knn", "popularity")}
@@ -192,9 +196,10 @@ class Bench:
         """Whose basis the vectors made from choices share."""
         return item_vectors(self.parts[0], {}, width=64)
 
-    def lists(self, name: str, *, permuted: bool) -> list[RankingList]:
+    def lists(self, name: str, *, permuted: bool, truth: Interactions | None = None) -> list[RankingList]:
         """The lists of one set with what a soft token reads; those without a truth only in the test."""
-        known, truth = self.sets[name]
+        known, found = self.sets[name]
+        truth = found if truth is None else truth
         candidates = self.candidates(name)
         features: dict[str, FeatureTable] = {}
         if self.texts is not None:
@@ -210,15 +215,46 @@ class Bench:
         return made if name == "test" else [entry for entry in made if entry.relevance.any()]
 
     def training(self, *, permuted: bool) -> tuple[list[RankingList], list[RankingList]]:
-        """Out-of-fold lists, and validation lists."""
+        """Out-of-fold lists, and validation lists to choose by."""
         if permuted not in self._training:
             lists = [e for n in range(self.folds) for e in self.lists(f"fold-{n}", permuted=permuted)]
-            valid = self.lists("valid", permuted=permuted)[: self.token.finetune.validation_lists]
-            self._training = {permuted: (lists, valid)}
+            self._training = {permuted: (lists, self.held(permuted=permuted)[0])}
         return self._training[permuted]
 
-    def lambdamart(self, seed: int) -> list[np.ndarray]:
-        """Its test scores."""
+    def held(self, *, permuted: bool = False) -> tuple[list[RankingList], list[RankingList]]:
+        """As `_held`, made once for the texts as they are."""
+        return self._held(permuted=True) if permuted else self._own_held
+
+    @cached_property
+    def _own_held(self) -> tuple[list[RankingList], list[RankingList]]:
+        return self._held(permuted=False)
+
+    @cached_property
+    def _own_test(self) -> list[RankingList]:
+        return self.lists("test", permuted=False)
+
+    def _held(self, *, permuted: bool) -> tuple[list[RankingList], list[RankingList]]:
+        """Validation lists to choose by, and those of other users for the gate, at least half of them; of
+        data cut by dates the later ones, without a truth of their time in the others.
+        """
+        lists, valid = self.lists("valid", permuted=permuted), self.parts[1]
+        if not self.ordered or valid.timestamps is None:
+            limit = min(self.token.finetune.validation_lists, len(lists) - len(lists) // 2)
+            return lists[:limit], lists[limit:]
+        first = np.full(valid.n_users, np.iinfo(np.int64).max)
+        np.minimum.at(first, valid.user_rows, valid.timestamps)
+        times = first[valid.user_rows_of([entry.user_id for entry in lists])]
+        _, later = set_aside(np.arange(len(lists)), len(lists), 0, times)
+        asked = {lists[row].user_id for row in later}
+        earlier = self.lists("valid", permuted=permuted, truth=valid.take(valid.timestamps < moment(times)))
+        return [entry for entry in earlier if entry.user_id not in asked], [lists[row] for row in later]
+
+    def asked(self, name: str) -> list[RankingList]:
+        """The lists of the test, or those the gate decides on."""
+        return self._own_test if name == "test" else self.held()[1]
+
+    def lambdamart(self, seed: int, name: str = "test") -> list[np.ndarray]:
+        """Its scores of the test, or of the lists the gate decides on."""
         path = self.work / f"lambdamart-{seed}.json"
         if not path.is_file():
             self.check()
@@ -226,30 +262,53 @@ class Bench:
             lists, valid = self.training(permuted=False)
             trees = fit_lambdamart(lists, valid, self.trees, seed=seed)
             write_atomic(path, json.dumps(asdict(trees)).encode())
-        return LambdaMart(json.loads(path.read_text())["text"]).scores(self.lists("test", permuted=False))
+        return LambdaMart(json.loads(path.read_text())["text"]).scores(self.asked(name))
 
-    def reranker(self, seed: int, *, permuted: bool) -> list[np.ndarray]:
-        """The token form's test scores."""
-        name = f"token{'-permuted' * permuted}-{seed}"
-        path, scores_path = self.work / f"{name}.safetensors", self.work / f"{name}.npz"
+    def gate(self, seed: int) -> tuple[Candidates, list[Decision]]:
+        """The test lists as the gate gives them, and what it decided, by thirds of the train choices."""
+        lists, held = self.asked("gate"), self.candidates("valid")
+        row_of = {str(user): row for row, user in enumerate(held.user_ids)}
+        held = held.take(np.array([row_of[entry.user_id] for entry in lists]))
+        candidates, orders = self.candidates("test"), {}
+        for name, came_in in (("gate", held), ("test", candidates)):
+            orders[name] = {
+                "token": ordered_by(came_in, self.reranker(seed, permuted=False, name=name), "token"),
+                "lambdamart": ordered_by(came_in, self.lambdamart(seed, name), "lambdamart"),
+                "fused_without_llm": self.fusion(came_in),
+            }
+        labels = activity(self.parts[0]).labels
+        groups = [labels[self.parts[0].user_rows_of(lists.user_ids)] for lists in (held, candidates)]
+        values = {
+            name: evaluate(ordered, self.parts[1], (20,)).per_user["ndcg@20"]
+            for name, ordered in {**orders["gate"], "retrieved": held}.items()
+        }
+        decisions = decide(values, groups[0], GateConfig())
+        return gated(candidates, orders["test"], groups[1], decisions), decisions
+
+    def reranker(self, seed: int, *, permuted: bool, name: str = "test") -> list[np.ndarray]:
+        """The token form's scores of the test, or of the lists the gate decides on."""
+        piece = f"token{'-permuted' * permuted}-{seed}"
+        path = self.work / f"{piece}.safetensors"
+        scores_path = self.work / f"{piece}{'-gate' * (name == 'gate')}.npz"
         if scores_path.is_file():
             return list(np.load(scores_path)["scores"])
         self.check()
-        lists, valid = self.training(permuted=permuted)
-        scorer = build_token_scorer(self.token, lists[0], seed=seed)
+        asked = self.lists("test", permuted=True) if permuted else self.asked(name)
+        scorer = build_token_scorer(self.token, asked[0], seed=seed)
         if not path.is_file():
+            lists, valid = self.training(permuted=permuted)
             size = sum(p.numel() for p in scorer.model.parameters())
-            note(f"{name}: {size:,} parameters, {len(lists)} lists")
+            note(f"{piece}: {size:,} parameters, {len(lists)} lists")
             started = time.monotonic()
             history = fine_tune(
                 scorer, lists, valid, {}, self.token.finetune, seed=seed,
-                checkpoints=self.work / f"{name}-checkpoints", progress=self._watch(name),
+                checkpoints=self.work / f"{piece}-checkpoints", progress=self._watch(piece),
             )  # fmt: skip
-            note(f"{name}: {time.monotonic() - started:.0f} s in this call")
-            write_atomic(self.work / f"{name}.json", json.dumps(asdict(history)).encode())
+            note(f"{piece}: {time.monotonic() - started:.0f} s in this call")
+            write_atomic(self.work / f"{piece}.json", json.dumps(asdict(history)).encode())
             save_trained(scorer, path)
         load_trained(scorer, path)
-        found = score_lists(scorer, self.lists("test", permuted=permuted), {}, token_budget=8192)
+        found = score_lists(scorer, asked, {}, token_budget=8192)
         np.savez(scores_path, scores=np.stack([np.pad(s, (0, self.k - len(s))) for s in found]))
         return found
 
@@ -262,11 +321,11 @@ class Bench:
         return watch
 
     def fusion(self, candidates: Candidates) -> Candidates:
-        """Linear ListNet on the sources' scores and ranks, fitted on validation."""
+        """Linear ListNet on the sources' scores and ranks, fitted on the validation lists to choose by."""
         held = self.candidates("valid")
         row_of = {str(user): row for row, user in enumerate(held.user_ids)}
         relevance = np.zeros(held.items.shape, np.float32)
-        for entry in self.lists("valid", permuted=False):
+        for entry in self.held()[0]:
             relevance[row_of[entry.user_id], entry.places] = entry.relevance
         return fused(candidates, fit_fusion(held, relevance, list(self.retrievers)), "fused")
 
@@ -292,7 +351,11 @@ class Bench:
         }
         for kind in self.kinds:
             for seed in seeds:
-                put(kind, ordered_by(candidates, kinds[kind](seed), kind))
+                if kind == "gated":
+                    ordered, self.decisions[seed] = self.gate(seed)
+                    put(kind, ordered)
+                else:
+                    put(kind, ordered_by(candidates, kinds[kind](seed), kind))
 
 
 def joined_films(data: Path, work: Path) -> Path:
@@ -334,7 +397,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/uplift"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seed", type=int, help="one seed instead of --seeds")
-    parser.add_argument("--only", choices=["lambdamart", "token", "token_texts_permuted"])
+    parser.add_argument("--only", choices=["lambdamart", "token", "gated", "token_texts_permuted"])
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--threads", type=int, default=2)
@@ -348,12 +411,15 @@ def main() -> None:
     except Pause:
         finished = False
     means = {name: {m: float(np.mean(v)) for m, v in row.items()} for name, row in tables.items()}
-    pairs = [(a, b) for a in means for b in ("token", "token_texts_permuted") if b in means and a != b]
+    pairs = [
+        (a, b) for a in means for b in ("token", "token_texts_permuted", "gated") if b in means and a != b
+    ]
     result = {
         "data": bench.name, "finished": finished, "lists": means,
         "differences": {
             f"{b} over {a}": {m: difference(tables[a][m], tables[b][m]) for m in METRICS} for a, b in pairs
         },
+        "gate": {seed: [asdict(row) for row in rows] for seed, rows in bench.decisions.items()},
         **({} if bench.films else {"diffmm": DIFFMM}),
     }  # fmt: skip
     print(json.dumps(result))

@@ -109,6 +109,9 @@ def _rerank_problems(raw: Mapping[str, Any], features: Mapping[str, Any]) -> Ite
     for position, name in enumerate(_names(token.get("features"))):
         if name not in features:
             yield ("rerank", "token", "features", str(position)), unknown_name("feature", name, features)
+    gate, given = _table(rerank.get("gate")), _table(raw.get("evaluate")).get("given")
+    if gate.get("groups") == "given" and given is None:
+        yield ("rerank", "gate", "groups"), "the grouping `given` needs a table in evaluate.given"
     width, heads = token.get("width", 64), token.get("heads", 4)
     if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % (2 * heads):
         yield ("rerank", "token", "heads"), f"width {width} must be an even multiple of heads {heads}"

@@ -10,7 +10,46 @@ from catalograph.report.data import Interval, MetricRow, MetricTable
 
 def diagnosis_tables(found: Mapping[str, Any], columns: list[str]) -> list[MetricTable]:
     """Tables of the section `diagnosis` of `metrics.json`."""
-    return [_changes(found, columns), _by_place(found, columns), _by_slot(found)]
+    gate = [_gate(found["gate"])] if found.get("gate") else []
+    parts = [_gain_parts(found["gain_parts"])] if found.get("gain_parts", {}).get("parts") else []
+    return [*gate, *parts, _changes(found, columns), _by_place(found, columns), _by_slot(found)]
+
+
+def _gate(found: Mapping[str, Any]) -> MetricTable:
+    rows, gains = [], {}
+    for decision in found["decisions"]:
+        gains = {
+            f"{name} {kind}": Interval(bound[key])
+            for name, bound in decision["bounds"].items()
+            for kind, key in (("gain", "gain"), ("at least", "low"))
+        }
+        values = {"retrieved": Interval(decision["retrieved"]), **gains}
+        name = f"{decision['group']}: {decision['chosen']}"
+        rows.append(MetricRow(name, values, {}, f"{decision['lists']:,} lists"))
+    columns = list(dict.fromkeys(column for row in rows for column in row.values))
+    which = ", the later half of them," if found["later_half"] else ""
+    return MetricTable(
+        f"The gate: {found['metric']} of {found['lists']:,} held-out lists", columns, rows, None,
+        f"By group of users, the order its lists are given in: the one with the highest lower bound ("
+        f"{found['confidence']:.0%}, all groups and orders together) of its gain over the retrieved order, "
+        f"where that is positive. From validation lists{which} on which nothing was fitted or chosen but the "
+        f"retrieved order; a group of fewer than {found['least_lists']} keeps it.",
+    )  # fmt: skip
+
+
+def _gain_parts(found: Mapping[str, Any]) -> MetricTable:
+    column = found["metric"]
+    rows = [
+        MetricRow(row["part"], {column: Interval(row["gain"], row["low"], row["high"])})
+        for row in found["parts"]
+    ]
+    return MetricTable(
+        f"What the gain is made of, on {found['lists']:,} held-out lists", [column], rows, None,
+        "Fusion: the retrievers' scores without the model, over the retrieved order. Of others: what the "
+        "reranked lists lose when the same weights read histories of other people, or texts, captions or "
+        "vectors of other items: more than the part would add to a model trained without it.",
+        detail=True,
+    )  # fmt: skip
 
 
 def _changes(found: Mapping[str, Any], columns: list[str]) -> MetricTable:

@@ -27,7 +27,7 @@ from rerank.diagnosis import first_places, flips, gap_closed, order_pairs, place
 from rerank.lists import truths_of
 from rerank.settings import RerankConfig
 
-RERANKED = ("fused_without_llm", "lambdamart", "llm_only", "reranked")
+RERANKED = ("fused_without_llm", "lambdamart", "llm_only", "reranked", "gated")
 
 
 def evaluate_parts(road: Road) -> dict[str, Any]:
@@ -58,7 +58,8 @@ def lists_of(road: Road) -> dict[str, Candidates]:
 
 def reranked_names(settings: RerankConfig) -> list[str]:
     """The lists the rerank stage writes, in the order of the table."""
-    return [name for name in RERANKED if name != "lambdamart" or settings.lambdamart is not None]
+    absent = {"lambdamart": settings.lambdamart is None, "gated": settings.gate is None}
+    return [name for name in RERANKED if not absent.get(name)]
 
 
 def comparisons(names: list[str]) -> list[tuple[str, str]]:
@@ -70,6 +71,8 @@ def comparisons(names: list[str]) -> list[tuple[str, str]]:
             ("fused_without_llm", "reranked"),
             ("retrieved", "fused_without_llm"),
         ]
+    if "gated" in names:
+        pairs += [("retrieved", "gated")]
     if "lambdamart" in names:
         pairs += [("lambdamart", "reranked"), ("lambdamart", "llm_only"), ("retrieved", "lambdamart")]
     return pairs
@@ -170,7 +173,13 @@ def _diagnosis(
     retrieved, truths = lists["retrieved"], truths_of(road.part("test"))
     history = json.loads(road.path("finetune", "history.json").read_text())
     base = measured["retrieved"].mean()
+    of_gate = {
+        name: json.loads(path.read_text())
+        for name in ("gate", "gain_parts")
+        if (path := road.path("finetune", f"{name}.json")).is_file()
+    }
     return {
+        **of_gate,
         "fine_tuning_pairs": history["pair_accuracy"],
         "validation_ndcg@10_by_slot": history["ndcg@10_by_slot"],
         "pairs": {name: flips(order_pairs(retrieved, lists[name], truths)) for name in names},
@@ -216,7 +225,7 @@ def _statistics(road: Road, lists: Mapping[str, Candidates]) -> dict[str, dict[s
 def _groups(road: Road, name: str, judged: Mapping[str, Judged], columns: list[str]) -> dict[str, Any]:
     """By group of a grouping (or of several, joined by *): users, and every list's metrics."""
     train = road.part("train")
-    chosen = [_grouping(road, part) for part in name.split("*")]
+    chosen = [grouping(road, part) for part in name.split("*")]
     found: dict[str, Any] = {}
     for listed, whole in judged.items():
         users = train.user_rows_of(whole.user_ids)
@@ -229,7 +238,8 @@ def _groups(road: Road, name: str, judged: Mapping[str, Judged], columns: list[s
     }
 
 
-def _grouping(road: Road, name: str) -> groups.Grouping:
+def grouping(road: Road, name: str) -> groups.Grouping:
+    """The groups of a name in `recsys.groups.GROUPINGS`, by the train choices or the table that was given."""
     train, given = road.part("train"), road.config.evaluate.given
     if name == "given" and given is not None:
         return groups.given(groups.read_groups(road.config.data.under_root(given)), train)

@@ -14,6 +14,7 @@ DESCRIPTIONS = {
     "lambdamart": "gradient-boosted trees on the same lists and numbers, tuned on validation",
     "llm_only": "the language model's scores alone",
     "reranked": "the same fusion with the language model's scores added",
+    "gated": "in each group of users what the gate chose on held-out validation lists",
 }
 ORACLE = "best order"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalograph.filling import model_folder
+from catalograph.gain_parts import FILE as PARTS
+from catalograph.gain_parts import write_gain_parts
+from catalograph.gating import FILE, gate_parts, gated_lists, write_decisions
 from catalograph.model_card import model_card
 from catalograph.rerank_lists import (
     final_lists,
@@ -55,6 +59,7 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "catalog": road.catalog_parts(),
         "teacher": None if (teacher := teacher_path(road)) is None else road.run.input_hash(teacher),
         "seed": road.config.seed,
+        **gate_parts(road),
     }
 
 
@@ -64,7 +69,9 @@ def rerank_parts(road: Road) -> dict[str, Any]:
 
 
 def finetune(road: Road) -> Counts:
-    """Writes `adapter/`, `fusion.json`, `history.json` and, where it is asked for, `lambdamart.json`."""
+    """Writes `adapter/`, `fusion.json`, `history.json`; where asked for `lambdamart.json`, `gate.json` and
+    `gain_parts.json`.
+    """
     from rerank.processes import tell
     from rerank.train import fine_tune, ndcg_of
 
@@ -72,7 +79,7 @@ def finetune(road: Road) -> Counts:
     settings, seed = settings_of(road), road.config.seed
     texts = item_texts(road)
     lists, made = training_lists(road)
-    valid_candidates, valid = validation_lists(road)
+    (valid_candidates, valid), judged = validation_lists(road)
     outputs = ["adapter", "fusion.json", "history.json"]
     if settings.lambdamart is not None:
         trees = fit_lambdamart(lists, valid, settings.lambdamart, seed=seed)
@@ -93,7 +100,6 @@ def finetune(road: Road) -> Counts:
     _save(scorer, adapter, settings)
     after = rank_lists(scorer, valid, texts, settings.inference)
     fusions = _fit_fusions(road, valid_candidates, valid, after)
-    shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     ndcg = [ndcg_of(scores, arrived(entry), 10) for entry, scores in zip(valid, after, strict=True)]
     record = {
         "lists": {"made": made, "with_truth": len(lists), "validation": len(valid)},
@@ -105,6 +111,18 @@ def finetune(road: Road) -> Counts:
     write_atomic(road.path("finetune", "history.json"), json.dumps(record).encode())
     write_atomic(adapter / "README.md", model_card(settings, finetune_parts(road), record).encode())
     write_atomic(road.path("finetune", "fusion.json"), json.dumps(fusions, indent=1).encode())
+    if settings.gate is not None:
+        # From here on nothing is trained, and lists are read as the rerank stage reads them.
+        getattr(scorer, "pack", lambda: None)()
+        orders = _orders(road, scorer, *judged, Cost(), texts)
+        write_decisions(road, judged[0], orders)
+        outputs.append(FILE)
+    if settings.gate is not None and settings.gate.parts:
+        write_gain_parts(
+            road, judged, orders, lambda part, own: _orders(road, scorer, *part, Cost(), own)["reranked"]
+        )
+        outputs.append(PARTS)
+    shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
 
 
@@ -112,11 +130,34 @@ def rerank(road: Road) -> Counts:
     """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
     candidates, lists = final_lists(road)
-    scorer = _load_trained(road, lists)
+    scorer, cost = _load_trained(road, lists), Cost()
+    orders = _orders(road, scorer, candidates, lists, cost, item_texts(road))
+    if settings_of(road).gate is not None:
+        orders["gated"] = gated_lists(road, candidates, orders)
+        orders["gated"].to_trec(road.path("rerank", "gated.trec"), "catalograph")
+    for name, ordered in orders.items():
+        ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
+    orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
+    # Times are in the stage's own record: outputs are equal for equal runs.
+    told = {"lists": len(lists), **asdict(cost)}
+    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
+    runs = [f"{name}.trec" for name in ("reranked", "gated") if name in orders]
+    outputs = (*(f"{name}.parquet" for name in orders), *runs, "cost.json")
+    return Counts(len(lists), len(lists), outputs=outputs)
+
+
+def _orders(
+    road: Road,
+    scorer: Scorer,
+    candidates: Candidates,
+    lists: list[RankingList],
+    cost: Cost,
+    texts: Mapping[str, str],
+) -> dict[str, Candidates]:
+    """Lists in every order: the same for those the gate decides on as for those that are delivered."""
     with road.progress.task("rerank", len(lists)) as task:
         reading = settings_of(road).inference
         free = reading.model_copy(update={"max_move": None})
-        cost, texts = Cost(), item_texts(road)
         llm = reorder(scorer, candidates, lists, texts, config=free, progress=task.reach, cost=cost)
     fusions = read_fusions(road)
     reranked = fused(llm, fusions["reranked"], "fused")
@@ -127,16 +168,8 @@ def rerank(road: Road) -> Counts:
     }
     if settings_of(road).lambdamart is not None:
         stored = json.loads(road.path("finetune", "lambdamart.json").read_text())
-        found = LambdaMart(stored["text"]).scores(lists)
-        orders["lambdamart"] = ordered_by(candidates, found, "lambdamart")
-    for name, ordered in orders.items():
-        ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
-    orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    # Times are in the stage's own record: outputs are equal for equal runs.
-    told = {"lists": len(lists), **asdict(cost)}
-    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
-    outputs = (*(f"{name}.parquet" for name in orders), "reranked.trec", "cost.json")
-    return Counts(len(lists), len(lists), outputs=outputs)
+        orders["lambdamart"] = ordered_by(candidates, LambdaMart(stored["text"]).scores(lists), "lambdamart")
+    return orders
 
 
 def read_fusions(road: Road) -> dict[str, Fusion]:

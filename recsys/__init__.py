@@ -23,6 +23,7 @@ from recsys.significance import (
     bootstrap_seeds,
     compare,
     holm,
+    lower_bounds,
     permutation_test,
     permutation_tests,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "id_places",
     "interactions_from",
     "judge",
+    "lower_bounds",
     "out_of_fold",
     "permutation_test",
     "permutation_tests",

@@ -34,7 +34,7 @@ class FineTuneConfig(BaseModel):
     max_lists: int | None = Field(default=None, ge=1)
     """Upper bound on training lists, drawn with the seed. None: all that contain a truth."""
     validation_lists: int = Field(default=500, ge=1)
-    """Validation lists scored for early stopping and for the fusion weights."""
+    """Validation lists for early stopping and the fusion weights; at most half where a gate needs others."""
     teacher: str | None = None
     """File of orders, under ``data.root``, to learn in place of held-out choices; null: none."""
     loss: Loss = "ranknet"
@@ -120,6 +120,25 @@ class LambdaMartConfig(BaseModel):
     """Trees at most; it stops after 30 without a better validation NDCG@20."""
 
 
+class GateConfig(BaseModel):
+    """Where reordered lists are used: in groups of users in which held-out lists say that they are better."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    groups: Literal["activity", "given"] | None = "activity"
+    """Groups told apart: thirds by number of choices, or ``evaluate.given``; null: all users alike."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """Confidence that no group gets a worse list, over all groups and ways of ordering together."""
+    k: int = Field(default=20, ge=1)
+    """Cut-off of the NDCG that decides."""
+    lists: int = Field(default=5000, ge=1)
+    """Validation lists that decide at most; they are not among those that training or tuning saw."""
+    least_lists: int = Field(default=50, ge=2)
+    """A group with fewer of them keeps the retrieved order."""
+    parts: int = Field(default=300, ge=0)
+    """Of them, how many are read again with histories, texts and features of others; 0: none."""
+
+
 class RerankConfig(BaseModel):
     """A listwise LLM reranker after FIRST (Reddy et al., EMNLP 2024), for recommendation."""
 
@@ -147,5 +166,7 @@ class RerankConfig(BaseModel):
     """How lists are read."""
     lambdamart: LambdaMartConfig | None = None
     """LambdaMART as one more list to compare with; null: none. Needs the extra ``lambdamart``."""
+    gate: GateConfig | None = GateConfig()
+    """Where lists are reordered at all, decided on held-out lists; null: no such list is written."""
     finetune: FineTuneConfig = FineTuneConfig()
     """Training."""

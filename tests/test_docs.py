@@ -31,6 +31,7 @@ from recsys.split import SplitConfig
 from rerank.prompts import LAYOUTS
 from rerank.settings import (
     FineTuneConfig,
+    GateConfig,
     InferenceConfig,
     LambdaMartConfig,
     LoraConfig,
@@ -64,6 +65,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`rerank.inference`": InferenceConfig,
     "`rerank.token`": TokenConfig,
     "`rerank.lambdamart`": LambdaMartConfig,
+    "`rerank.gate`": GateConfig,
     "`rerank.finetune`": FineTuneConfig,
     "`rerank.finetune.lora`": LoraConfig,
     "`evaluate`": sections.EvaluateConfig,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 PEOPLE, LISTED = 80, 20
 """As in the fixtures: how many people, and candidates of each."""
 NINE = ("prepare", "caption", "embed", "train", "recommend", "finetune", "rerank", "evaluate", "report")
-LISTS = ("popularity", "titles_only", "retrieved", "fused_without_llm", "llm_only", "reranked")
+LISTS = ("popularity", "titles_only", "retrieved", "fused_without_llm", "llm_only", "reranked", "gated")
 ORDERS = ("fused_without_llm", "llm_only", "reranked")
 Pairs = set[tuple[str, str]]
 Shown = dict[str, list[str]]
@@ -171,7 +171,7 @@ def test_recall_of_the_retrieved_lists_is_what_counting_gives(finished: Finished
 
 def test_reranking_cannot_change_the_recall_of_whole_lists(finished: Finished) -> None:
     metrics = json.loads(finished.run.out)["metrics"]
-    assert {metrics[name][f"recall@{LISTED}"] for name in ("retrieved", *ORDERS)} == {
+    assert {metrics[name][f"recall@{LISTED}"] for name in ("retrieved", *ORDERS, "gated")} == {
         metrics["retrieved"][f"recall@{LISTED}"]
     }
 
@@ -413,7 +413,7 @@ def test_without_captions_titles_carry_the_road(finished: Finished) -> None:
     result = json.loads(run.out)
     assert tuple(result["stages"]) == tuple(name for name in NINE if name != "caption")
     assert result["stages"]["embed"]["in"] == 60
-    assert tuple(result["metrics"]) == ("retrieved", *ORDERS)
+    assert tuple(result["metrics"]) == ("retrieved", *ORDERS, "gated")
     assert Path(result["report"]).is_file()
 
 

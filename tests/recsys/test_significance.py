@@ -10,6 +10,7 @@ from recsys import (
     bootstrap_seeds,
     compare,
     holm,
+    lower_bounds,
     permutation_test,
     permutation_tests,
 )
@@ -117,3 +118,17 @@ def test_a_difference_over_seeds_pairs_users_and_not_seeds() -> None:
     assert spread.estimate == pytest.approx(0) and (spread.low, spread.high) == pytest.approx((-1, 1))
     with pytest.raises(InvalidData):
         bootstrap_seeds(BASE[None], BASE[None, :3])
+
+
+def test_a_lower_bound_moves_down_for_rare_losses_and_never_up_for_rare_gains():
+    # Mean 0, deviation sqrt(12 / 3) = 2, skew (-27 + 3) / 8 / 4 = -0.75; t of 3 degrees at 95 % is 2.353363.
+    losses = np.array([-3.0, 1.0, 1.0, 1.0])
+    t = 2.353363
+    moved = t + 0.75 * (2 * t**2 + 1) / 12
+    low, high = lower_bounds([losses])[0], lower_bounds([-losses])[0]
+    assert low == pytest.approx(-moved, abs=1e-5) and high == pytest.approx(-t, abs=1e-5)
+
+
+def test_lower_bounds_of_nothing_of_one_value_and_of_equal_values():
+    assert lower_bounds([]) == []
+    assert lower_bounds([np.array([1.0]), np.array([0.5, 0.5])]) == [-np.inf, 0.5]
