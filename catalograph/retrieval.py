@@ -198,6 +198,7 @@ def _epochs(road: Road, name: str) -> int | None:
 
 def _fit(road: Road, job: Fit, folder: Path) -> None:
     from recsys.models import build_model, save_model
+    from recsys.team import join
     from recsys.train import fit
 
     retriever = road.config.retrievers[job.name]
@@ -213,6 +214,7 @@ def _fit(road: Road, job: Fit, folder: Path) -> None:
             settings,
             checkpoints=road.path("train", f"{CHECKPOINTS}/{job.kind}/{job.name}/none").parent,
             progress=lambda _: task(),
+            team=join(),
         )
     save_model(model, folder)
     record = history.to_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,26 @@ def run_and_print(
     as_json: bool,
     extraction: Extraction | None = None,
 ) -> int:
-    """Run stages, print their result, and return how many items the extraction stages quarantined."""
+    """Run stages, print their result, and return how many items the extraction stages quarantined.
+
+    Of processes that `torchrun` started, the first does that and the others help it to train.
+    """
+    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if shared and os.environ["RANK"] != "0":
+        from recsys.team import join
+        from recsys.train import assist
+
+        assist(join())
+        return 0
     from catalograph.progress import Progress
     from catalograph.stages import run_stages
 
     with Progress() as progress:
         summary = run_stages(config, folder, stages, progress, extraction)
+    if shared:
+        from recsys.team import join
+
+        join().dismiss()
     result: dict[str, Any] = summary.to_json()
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
