@@ -6,7 +6,7 @@ Left out: TF-IDF and BM25 weighting, other similarities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from extract.features import FeatureTable
 from recsys.interactions import Interactions
 from recsys.ranking import blocks, id_places, sort_keys
 from recsys.settings import ItemKNNConfig
+
+# Pairs of items looked at together; one costs about 80 bytes.
+PAIRS = 4_000_000
 
 
 class ItemKNN:
@@ -68,11 +71,12 @@ def nearest_by_choices(
     """The k other items j with the largest G_ij / (norm_i norm_j + shrink) > 0, G = X^T X, best first: CSR
     [I, I].
 
-    Equal values go by `places`. Blocks of items; memory is the pairs of items that one block's users chose.
+    Equal values go by `places`. Blocks of at most 512 items and about `PAIRS` pairs of items, at least one item
+    with all its pairs: a few items in a large part of all histories share pairs with nearly every other.
     """
     columns = sparse.csr_array(matrix.T)
     lengths, neighbours, values = [np.zeros(1, dtype=np.int64)], [], []
-    for part in blocks(columns.shape[0], 512):
+    for part in _blocks_of_pairs(columns, matrix):
         together = sparse.csr_array(columns[part] @ matrix)
         n_rows = part.stop - part.start
         rows, items = np.repeat(np.arange(n_rows), np.diff(together.indptr)), together.indices
@@ -88,3 +92,16 @@ def nearest_by_choices(
         values.append(similarity[kept])
     parts = (np.concatenate(values), np.concatenate(neighbours), np.cumsum(np.concatenate(lengths)))
     return sparse.csr_array(parts, shape=(len(norms), len(norms)))
+
+
+def _blocks_of_pairs(columns: sparse.csr_array, matrix: sparse.csr_array) -> Iterator[slice]:
+    """Slices of items; an item has at most as many pairs as the histories of its users have choices."""
+    pairs = np.minimum(columns.astype(np.float64) @ np.diff(matrix.indptr), columns.shape[0])
+    for part in blocks(columns.shape[0], 512):
+        start, total = part.start, np.cumsum(pairs[part])
+        while start < part.stop:
+            before = total[start - part.start - 1] if start > part.start else 0.0
+            fits = int(np.searchsorted(total, before + PAIRS, side="right")) + part.start
+            stop = max(fits, start + 1)
+            yield slice(start, stop)
+            start = stop
