@@ -1,18 +1,18 @@
-"""Candidates for millions of items: seconds, memory and recall as the catalogue grows, and what 2M would take.
+"""Candidates for millions of items: seconds, memory, recall as the catalogue grows, and what 2M would take.
 
-    python benchmarks/scale.py --work DIR [--items 50000 100000 200000 400000] [--minutes 9] [--seed 0] [--quick]
+    python benchmarks/scale.py --work DIR [--items 50000 100000 200000] [--minutes 9] [--seed 0] [--quick]
 
 Shops are drawn: half as many users as items, 25 choices per item, four fifths of them in three topics of the
 user and one fifth by fame, so that a few items are in a large part of all histories; features of 64 numbers
 lie near the topic's. Each piece is one model at one size in a process of its own, kept under DIR, so that a
-call that was stopped goes on: `solve` makes sparse EASE, ALS (seconds of three rounds, times five) or content
-search, `lists` the exact best 50 of 1000 users, `index` the approximate index of item vectors, and
-`index_recall` says how many of the exact 50 it finds with 200 candidates in view. `ease_recall` is the overlap
-of sparse EASE with exact EASE, at the smallest size that the latter can take.
+call that was stopped goes on. `solve` makes sparse EASE, ALS (seconds of three rounds, times five) or content
+search; `lists` is the time of the exact best 50 of all users, measured on 1000; `index` that of the
+approximate index of item vectors, and `index_recall` the share of the exact 50 that it finds. `ease_recall` is
+the same of sparse EASE against exact EASE, at a size that the latter can take.
 
 The last line holds all pieces and, as `extrapolated`, hours and GiB at the target: time by the power of the
 size fitted to the three largest shops, memory by the straight line through them. Nothing at the target is
-measured. `fits` compares its memory with 20 GB.
+measured. `fits` compares its memory with 20 GB. Needs the extra `ann`.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ def nearest_by_choices(
     """The k other items j with the largest G_ij / (norm_i norm_j + shrink) > 0, G = X^T X, best first: CSR
     [I, I].
 
-    Equal values go by `places`. Blocks of at most 512 items and about `PAIRS` pairs of items, at least one item
-    with all its pairs: a few items in a large part of all histories share pairs with nearly every other.
+    Equal values go by `places`. Blocks of at most 512 items and about `PAIRS` pairs, at least one item with all
+    its pairs: an item in a large part of all histories makes pairs with nearly every other.
     """
     columns = sparse.csr_array(matrix.T)
     lengths, neighbours, values = [np.zeros(1, dtype=np.int64)], [], []
