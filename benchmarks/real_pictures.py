@@ -92,7 +92,7 @@ def seen_genres(
     epochs: int,
     seed: int,
 ) -> tuple[NDArray[np.bool_], dict[str, float]]:
-    """The genres [I, G] that a network trained on warm films sees on all posters, and how well on cold ones."""
+    """The genres [I, G] that a network taught by warm films sees on all posters, and how well."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     held = warm & (rng.random(len(warm)) < 0.1)

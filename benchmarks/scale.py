@@ -7,7 +7,7 @@ user and one fifth by fame, so that a few items are in a large part of all histo
 lie near the topic's. Each piece is one model at one size in a process of its own, kept under DIR, so that a
 call that was stopped goes on. `solve` makes sparse EASE, ALS (seconds of three rounds, times five) or content
 search; `lists` is the time of the exact best 50 of all users, measured on 1000; `index` that of the
-approximate index of item vectors, and `index_recall` the share of the exact 50 that it finds. `ease_recall` is
+approximate index of item vectors, and `index_recall` the share of the exact 50 it finds. `ease_recall` is
 the same of sparse EASE against exact EASE, at a size that the latter can take.
 
 The last line holds all pieces and, as `extrapolated`, hours and GiB at the target: time by the power of the
@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 from extract.features import FeatureTable
+from recsys.candidates import block_within
 from recsys.interactions import Interactions
 from recsys.models import build_model
 from recsys.nearest_index import build_index, search_index
@@ -77,7 +78,8 @@ def piece(name: str, n_items: int, seed: int, work: Path) -> dict[str, Any]:
     clock.append(time.perf_counter())
     rows = np.random.default_rng(seed).choice(train.n_users, min(SAMPLE, train.n_users), replace=False)
     rows, places = np.sort(rows).astype(np.int32), id_places(train.item_ids)
-    exact, _ = top_k(model, rows, train.matrix(), K, places=places)
+    block = block_within(4 * 2**30, n_items, 1)
+    exact, _ = top_k(model, rows, train.matrix(), K, places=places, block=block)
     clock.append(time.perf_counter())
     found = {
         "choices": len(train),

@@ -46,9 +46,13 @@ class ItemKNN:
             self._matrix, norms.astype(np.float32), self.config.neighbours, self._places, self.config.shrink
         )
 
+    def sparse_scores(self, user_rows: NDArray[np.int32]) -> sparse.csr_array:
+        """Sum over the user's items i of S[i], CSR [B, I]."""
+        return sparse.csr_array(self._matrix[user_rows] @ self._similarity)
+
     def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Sum over the user's items i of S[i], [B, I]."""
-        return np.asarray((self._matrix[user_rows] @ self._similarity).toarray(), dtype=np.float32)
+        """The same, dense [B, I]."""
+        return np.asarray(self.sparse_scores(user_rows).toarray(), dtype=np.float32)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What `save_model` keeps."""
@@ -71,8 +75,8 @@ def nearest_by_choices(
     """The k other items j with the largest G_ij / (norm_i norm_j + shrink) > 0, G = X^T X, best first: CSR
     [I, I].
 
-    Equal values go by `places`. Blocks of at most 512 items and about `PAIRS` pairs, at least one item with all
-    its pairs: an item in a large part of all histories makes pairs with nearly every other.
+    Equal values go by `places`. Blocks of at most 512 items and about `PAIRS` pairs, at least an item with
+    all its pairs: an item in a large part of all histories makes pairs with nearly every other.
     """
     columns = sparse.csr_array(matrix.T)
     lengths, neighbours, values = [np.zeros(1, dtype=np.int64)], [], []
