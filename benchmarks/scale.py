@@ -71,7 +71,8 @@ def piece(name: str, n_items: int, seed: int, work: Path) -> dict[str, Any]:
     train, features = shop(n_items, seed)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     given = {"text": features} if name == "content_search" else {}
-    params = {"iterations": ROUNDS} if name == "als" else {}
+    # The weight of what nobody chose is a user's total over all items, whatever their number.
+    params = {"iterations": ROUNDS, "alpha0": 1000 / n_items} if name == "als" else {}
     clock = [time.process_time()]
     model: Any = build_model(name, params, train, given, seed=seed)
     model.solve()
