@@ -212,7 +212,7 @@ class Bench:
     def row(self) -> dict[str, Any]:
         written = self.kept("captions", self.captions)
         values = {"random": self.kept("random", lambda: self.values("random", "random", []))}
-        models = MODELS[:1] if self.chosen.quick else MODELS
+        models = MODELS[:1] if self.chosen.quick else self.chosen.models
         result: dict[str, Any] = {"captioner": written["quality"], "cold_films": int(self.cold.sum())}
         for model in models:
             for shown in QUICK if self.chosen.quick else SHOWN:
@@ -239,7 +239,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/real_pictures"))
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=9.0, help="no piece begins after these")
