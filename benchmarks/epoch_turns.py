@@ -54,7 +54,14 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "bm3": ("BM3", {"n_layers": 1, "dropout": 0.5, "reg_weight": 0.1}),
     "lirdrec": (
         "LIRDRec",
-        {"n_ui_layers": 2, "reg_weight": 1e-3, "mm_image_weight": 0.1, "decay_weight": 0.9},
+        {
+            "n_ui_layers": 2,
+            "reg_weight": 1e-3,
+            "mm_image_weight": 0.1,
+            "decay_weight": 0.9,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.0,
+        },
     ),
 }
 """Settings that both sides have in common where they have a name on both."""
