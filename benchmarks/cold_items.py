@@ -194,6 +194,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="closed forms, texts alone, random cold items")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    chosen.work.mkdir(parents=True, exist_ok=True)
     names = ["plot"] if chosen.quick else chosen.features
     data = films(chosen.data, chosen.work, names)
     whole = data.split.train.concat(data.split.valid, data.split.test)

@@ -15,6 +15,9 @@ LightGCN is the same mathematics on both sides, but for the L2 term: half the sq
 there. MMRec's FREEDOM and BM3 train the raw features too, ours keep them constant as the papers' equations
 do: part of those ratios is that.
 
+`lirdrec` wants `--peer` to be a checkout of github.com/enoche/LIRDRec, which MMRec is not. Its row has the
+`gemm_share`: what its matrix products would take of our training seconds at the speed of a bare product.
+
 MMRec breaks with today's numpy and scipy (`np.float`, `dok_matrix._update`); both names are put back before
 it is imported, and packages that it imports and never uses here are stubbed.
 """
@@ -35,50 +38,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from epoch_turns import ITEMS, OURS, USERS, Clock, our_turns, their_turns
 from numpy.typing import NDArray
 
-USERS, ITEMS, TRAIN, VALID = 19_445, 7_050, 118_551, 20_559
-KS = (5, 10, 20, 50)
-
-
-class Clock:
-    """A side's turns: one begins with a line read and ends with its seconds written."""
-
-    def __init__(self) -> None:
-        self._answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)
-        self._seconds: dict[str, float] = {}
-        self._marks = 0.0, 0.0
-
-    def begin(self) -> None:
-        """Waits for the next turn; the process ends with its input."""
-        if not sys.stdin.readline():
-            raise SystemExit(0)
-        self._marks = time.perf_counter(), time.process_time()
-
-    def lap(self, phase: str) -> None:
-        """Notes the seconds since the last mark."""
-        now = time.perf_counter(), time.process_time()
-        self._seconds |= {phase: now[0] - self._marks[0], f"{phase}_cpu": now[1] - self._marks[1]}
-        self._marks = time.perf_counter(), time.process_time()
-
-    def end(self) -> None:
-        """Answers."""
-        self._answers.write(json.dumps(self._seconds) + "\n")
-        self._answers.flush()
-
-
-OURS: dict[str, dict[str, Any]] = {
-    "lightgcn": {"layers": 2, "reg": 1e-4},
-    "freedom": {},
-    "bm3": {"layers": 1, "dropout": 0.5},
-}
-THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
-    "lightgcn": ("LightGCN", {"n_layers": 2, "reg_weight": 1e-4}),
-    "freedom": ("FREEDOM", {"dropout": 0.8, "reg_weight": 1e-3}),
-    "bm3": ("BM3", {"n_layers": 1, "dropout": 0.5, "reg_weight": 0.1}),
-}
-"""Settings that both sides have in common where they have a name on both."""
+TRAIN, VALID = 118_551, 20_559
 
 
 def write_data(folder: Path, data: Path | None, seed: int) -> None:
@@ -116,110 +79,22 @@ def draw_pairs(rng: np.random.Generator) -> NDArray[np.int64]:
     return np.stack([users, items, labels], axis=1)
 
 
-def our_turns(name: str, folder: Path, seed: int, clock: Clock) -> None:
-    """Epochs of ours, each with a full evaluation."""
-    from extract.cpu_share import keep_freed_memory
-    from extract.features import FeatureTable
-    from recsys import TrainConfig, id_places, interactions_from, top_k
-    from recsys.metrics import METRICS, hit_matrix
-    from recsys.models import build_model
-    from recsys.settings import NEED_FEATURES
-    from recsys.train import fit
+def lirdrec_limit(threads: int) -> float:
+    """Least processor seconds of the matrix products of an epoch: a bare product of the largest shape, timed.
 
-    rows = np.loadtxt(folder / "baby.inter", dtype=np.int64, skiprows=1)
-    ids = [f"{n:04d}" for n in range(ITEMS)]
-    axis = {user: f"{user:05d}" for user in range(USERS)}
-    parts = []
-    everyone = np.unique(rows[:, 0])
-    for label in (0, 1):
-        own = rows[rows[:, 2] == label]
-        part = interactions_from([axis[u] for u in own[:, 0]], [ids[i] for i in own[:, 1]], ids)
-        if len(part.user_ids) != len(everyone) and label == 0:
-            raise SystemExit("every user needs a train item")
-        parts.append(part)
-    train = parts[0]
-    valid = interactions_on(train, parts[1])
-    features = None
-    if name in NEED_FEATURES:
-        features = {
-            kind: FeatureTable(tuple(ids), np.load(folder / f"{kind}_feat.npy")) for kind in ("image", "text")
-        }
-    keep_freed_memory()  # as every stage of a run does
-    model = build_model(name, OURS[name], train, features, seed=seed)
-    config = TrainConfig(epochs=10_000, batch_size=2048, learning_rate=1e-3, seed=seed)
-    seen, truth, places = train.matrix(), valid.matrix(), id_places(train.item_ids)
-    users = np.unique(valid.user_rows)
-    n_truth = np.diff(truth.indptr).astype(np.int64)[users]
+    Three towers of 256 and 64 numbers; the gradient of the first layer stops at its weights.
+    """
+    import torch
 
-    def after_epoch(_: Any) -> None:
-        clock.lap("train")
-        listed, _ = top_k(model, users, seen, max(KS), places=places)
-        hits = hit_matrix(listed, users, truth)
-        for k in KS:
-            for metric in ("recall", "ndcg", "precision", "map_mmrec"):
-                METRICS[metric](hits, n_truth, k).mean()
-        clock.lap("evaluate")
-        clock.end()
-        clock.begin()
-
-    clock.begin()
-    fit(model, train, None, config, progress=after_epoch)
-
-
-def interactions_on(train: Any, part: Any) -> Any:
-    """The same pairs on the axes of `train`."""
-    from dataclasses import replace
-
-    return replace(
-        part,
-        user_ids=train.user_ids,
-        user_rows=train.user_rows_of(part.user_ids)[part.user_rows],
-        item_ids=train.item_ids,
-    )
-
-
-def their_turns(name: str, folder: Path, peer: Path, seed: int, clock: Clock) -> None:
-    """Epochs of MMRec, each with one evaluation of its validation users."""
-    from unittest.mock import MagicMock
-
-    from scipy import sparse
-
-    vars(np)["float"] = float
-    if not hasattr(sparse.dok_matrix, "_update"):
-        sparse.dok_matrix._update = lambda self, data: self._dict.update(data)
-    for missing in ("lmdb", "matplotlib", "matplotlib.pyplot", "torchvision"):
-        sys.modules[missing] = MagicMock()
-    sys.modules["torchvision.transforms"] = sys.modules["torchvision.transforms.functional"] = MagicMock()
-    os.chdir(peer / "src")
-    sys.path.insert(0, str(peer / "src"))
-    from utils.configurator import Config
-    from utils.dataloader import EvalDataLoader, TrainDataLoader
-    from utils.dataset import RecDataset
-    from utils.utils import get_model, get_trainer, init_seed
-
-    model_name, settings = THEIRS[name]
-    config = Config(model_name, "baby", {"gpu_id": 0, "use_gpu": False, "data_path": f"{folder.parent}/"})
-    config.final_config_dict.update(settings | {"seed": seed})
-    init_seed(seed)
-    dataset = RecDataset(config)
-    train_set, valid_set, _ = dataset.split()
-    # Its counts are taken while it is printed.
-    for part in (dataset, train_set, valid_set):
-        str(part)
-    train = TrainDataLoader(config, train_set, batch_size=2048, shuffle=True)
-    valid = EvalDataLoader(config, valid_set, additional_dataset=train_set, batch_size=4096)
-    train.pretrain_setup()
-    model = get_model(model_name)(config, train)
-    trainer = get_trainer()(config, model)
-
-    while True:
-        clock.begin()
-        model.pre_epoch_processing()
-        trainer._train_epoch(train, 0)
-        clock.lap("train")
-        trainer.evaluate(valid)
-        clock.lap("evaluate")
-        clock.end()
+    torch.set_num_threads(threads)
+    inputs, weights = torch.randn(ITEMS, 4480), torch.randn(4480, 256)
+    seconds = []
+    for _ in range(6):
+        began = time.process_time()
+        inputs @ weights
+        seconds.append(time.process_time() - began)
+    first, second = 2 * (4096 + 384 + 4480), 3 * 3 * 64
+    return min(seconds) * (first + second) / 4480 * -(-TRAIN // 2048)
 
 
 def work(side: str, name: str, folder: Path, peer: Path, threads: int, seed: int) -> None:
@@ -307,6 +182,8 @@ def main() -> None:
                 side["epoch"] = side["train"] + side["evaluate"]
                 side["epoch_cpu"] = side["train_cpu"] + side["evaluate_cpu"]
             row["ratio"] = {key: round(row["mmrec"][key] / row["ours"][key], 2) for key in row["ours"]}
+            if name == "lirdrec":
+                row["ours"]["gemm_share"] = round(lirdrec_limit(chosen.threads) / row["ours"]["train_cpu"], 3)
             result[name] = row
     sys.stdout.write(json.dumps(result) + "\n")
 

@@ -135,6 +135,8 @@ class CandidatesConfig(_Section):
     """GiB that the scores of one block of users may take; at least one user at a time is ranked."""
     embeddings: bool = False
     """Whether user and item vectors of retrievers that have them are written, as Parquet."""
+    index: bool = False
+    """Whether an approximate index of these item vectors is written too, for usearch (extra ``ann``)."""
 
 
 class EvaluateConfig(_Section):

@@ -23,6 +23,7 @@ from recsys.interactions import Interactions
 from recsys.list_rules import ListRules, category_rows, ruled_lists
 from recsys.merge import fit_weights, retrieve_merged
 from recsys.metrics import evaluate
+from recsys.nearest_index import build_index
 from recsys.ranking import Factors, Recommender
 
 SELECTION = "ndcg@20"
@@ -144,7 +145,8 @@ def _item_ids(road: Road, path: str) -> NDArray[np.str_]:
 
 def write_embeddings(road: Road, models: Mapping[str, Recommender], known: Interactions) -> list[str]:
     """User and item vectors of every model that has them: `embeddings/NAME-users.parquet` with the columns
-    user_id and vector, and `embeddings/NAME-items.parquet`. Their inner products are the scores.
+    user_id and vector, and `embeddings/NAME-items.parquet`. Their inner products are the scores. Where it is
+    asked for, `embeddings/NAME-items.usearch` finds the highest of them.
     """
     for name, model in models.items():
         if isinstance(model, Factors):
@@ -159,4 +161,7 @@ def write_embeddings(road: Road, models: Mapping[str, Recommender], known: Inter
                 pq.write_table(table, sink, compression="zstd")
                 path = road.path("recommend", f"embeddings/{name}-{side}s.parquet")
                 write_atomic(path, sink.getvalue().to_pybytes())
+            if road.config.candidates.index:
+                path = road.path("recommend", f"embeddings/{name}-items.usearch")
+                build_index(model.embeddings()[1], path)
     return ["embeddings"] if any(isinstance(model, Factors) for model in models.values()) else []

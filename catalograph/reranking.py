@@ -72,7 +72,7 @@ def finetune(road: Road) -> Counts:
     """Writes `adapter/`, `fusion.json`, `history.json`; where asked for `lambdamart.json`, `gate.json` and
     `gain_parts.json`.
     """
-    from rerank.processes import tell
+    from recsys.team import join
     from rerank.train import fine_tune, ndcg_of
 
     road.use_threads()
@@ -90,7 +90,7 @@ def finetune(road: Road) -> Counts:
     with road.progress.task("finetune", None) as task:
         window = settings.inference.window
         learnt, held = ([in_one_window(e, window, seed=seed) for e in some] for some in (lists, valid))
-        tell(scorer, learnt, held, texts, settings.finetune, seed)
+        join().tell("fine_tune", scorer, learnt, held, texts, settings.finetune, seed)
         history = fine_tune(
             scorer, learnt, held, texts, settings.finetune, seed=seed,
             checkpoints=road.path("finetune", "checkpoints/none").parent,

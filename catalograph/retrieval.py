@@ -147,7 +147,7 @@ def recommend(road: Road) -> Counts:
         # As long as the product's own lists: at a cut-off beyond k, a longer baseline would be helped.
         order.alone(model, known, users_of(known)).to_parquet(road.path("recommend", output))
         outputs.append(output)
-    if config.candidates.embeddings:
+    if config.candidates.embeddings or config.candidates.index:
         outputs += write_embeddings(road, load_models(road, kind, sources, known), known)
     leader = {"order_by": order.name, SELECTION: order.scores, "weights": order.weights}
     write_atomic(road.path("recommend", "leader.json"), json.dumps(leader, indent=1).encode())
@@ -198,6 +198,7 @@ def _epochs(road: Road, name: str) -> int | None:
 
 def _fit(road: Road, job: Fit, folder: Path) -> None:
     from recsys.models import build_model, save_model
+    from recsys.team import join
     from recsys.train import fit
 
     retriever = road.config.retrievers[job.name]
@@ -213,6 +214,7 @@ def _fit(road: Road, job: Fit, folder: Path) -> None:
             settings,
             checkpoints=road.path("train", f"{CHECKPOINTS}/{job.kind}/{job.name}/none").parent,
             progress=lambda _: task(),
+            team=join(),
         )
     save_model(model, folder)
     record = history.to_json()

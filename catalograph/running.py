@@ -38,7 +38,7 @@ def run_and_print(
     """
     shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if shared and os.environ["RANK"] != "0":
-        from rerank.processes import follow
+        from catalograph.following import follow
 
         follow()
         return 0
@@ -48,9 +48,9 @@ def run_and_print(
     with Progress() as progress:
         summary = run_stages(config, folder, stages, progress, extraction)
     if shared:
-        from rerank.processes import dismiss
+        from recsys.team import join
 
-        dismiss()
+        join().dismiss()
     result: dict[str, Any] = summary.to_json()
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))

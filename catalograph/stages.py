@@ -19,6 +19,7 @@ from catalograph.runs import open_run
 from catalograph.updating import hold
 from catalograph.workplace import Extraction
 from extract.errors import MissingPrerequisite
+from recsys.nearest_index import need_usearch
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,9 @@ def run_stages(
         extraction: how extraction stages go about it.
     """
     asked = _with_needs(config, stages)
+    if config.candidates.index and "recommend" in asked:
+        # Told now, not after hours of training.
+        need_usearch()
     summary = RunSummary(folder)
     with ExitStack() as held:
         run = held.enter_context(open_run(folder, config))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,6 +63,11 @@ class BM3(FeatureTower):
     def start_epoch(self, epoch: int) -> None:
         """Dropout is a function of the seed and the epoch."""
         self._generator = torch.Generator().manual_seed((self._seed << 32) + epoch)
+
+    def start_part(self, epoch: int, part: int) -> None:
+        """Dropout is a function of the part too."""
+        seed = np.random.SeedSequence([self._seed, epoch, part]).generate_state(1, np.uint64)
+        self._generator.manual_seed(int(seed[0] >> 1))
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """User vectors q(h_u) [U, D] and item vectors q(h_i) [I, D]."""

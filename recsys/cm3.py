@@ -78,6 +78,10 @@ class CM3(FeatureTower):
         """The points of the Bezier curves are a function of the seed and the epoch."""
         self._generator = np.random.default_rng([self._seed, epoch])
 
+    def start_part(self, epoch: int, part: int) -> None:
+        """The points are a function of the part too."""
+        self._generator = np.random.default_rng([self._seed, epoch, part])
+
     def forward(self) -> tuple[Tensor, Tensor]:
         """Unit user vectors [U, (M + 1) d] and unit item vectors [I, (M + 1) d]."""
         users, items, _ = self._vectors(0.5)

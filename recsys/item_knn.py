@@ -6,7 +6,7 @@ Left out: TF-IDF and BM25 weighting, other similarities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from extract.features import FeatureTable
 from recsys.interactions import Interactions
 from recsys.ranking import blocks, id_places, sort_keys
 from recsys.settings import ItemKNNConfig
+
+# Pairs of items looked at together; one costs about 80 bytes.
+PAIRS = 4_000_000
 
 
 class ItemKNN:
@@ -43,9 +46,13 @@ class ItemKNN:
             self._matrix, norms.astype(np.float32), self.config.neighbours, self._places, self.config.shrink
         )
 
+    def sparse_scores(self, user_rows: NDArray[np.int32]) -> sparse.csr_array:
+        """Sum over the user's items i of S[i], CSR [B, I]."""
+        return sparse.csr_array(self._matrix[user_rows] @ self._similarity)
+
     def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Sum over the user's items i of S[i], [B, I]."""
-        return np.asarray((self._matrix[user_rows] @ self._similarity).toarray(), dtype=np.float32)
+        """The same, dense [B, I]."""
+        return np.asarray(self.sparse_scores(user_rows).toarray(), dtype=np.float32)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What `save_model` keeps."""
@@ -68,11 +75,12 @@ def nearest_by_choices(
     """The k other items j with the largest G_ij / (norm_i norm_j + shrink) > 0, G = X^T X, best first: CSR
     [I, I].
 
-    Equal values go by `places`. Blocks of items; memory is the pairs of items that one block's users chose.
+    Equal values go by `places`. Blocks of at most 512 items and about `PAIRS` pairs, at least an item with
+    all its pairs: an item in a large part of all histories makes pairs with nearly every other.
     """
     columns = sparse.csr_array(matrix.T)
     lengths, neighbours, values = [np.zeros(1, dtype=np.int64)], [], []
-    for part in blocks(columns.shape[0], 512):
+    for part in _blocks_of_pairs(columns, matrix):
         together = sparse.csr_array(columns[part] @ matrix)
         n_rows = part.stop - part.start
         rows, items = np.repeat(np.arange(n_rows), np.diff(together.indptr)), together.indices
@@ -88,3 +96,16 @@ def nearest_by_choices(
         values.append(similarity[kept])
     parts = (np.concatenate(values), np.concatenate(neighbours), np.cumsum(np.concatenate(lengths)))
     return sparse.csr_array(parts, shape=(len(norms), len(norms)))
+
+
+def _blocks_of_pairs(columns: sparse.csr_array, matrix: sparse.csr_array) -> Iterator[slice]:
+    """Slices of items; an item has at most as many pairs as the histories of its users have choices."""
+    pairs = np.minimum(columns.astype(np.float64) @ np.diff(matrix.indptr), columns.shape[0])
+    for part in blocks(columns.shape[0], 512):
+        start, total = part.start, np.cumsum(pairs[part])
+        while start < part.stop:
+            before = total[start - part.start - 1] if start > part.start else 0.0
+            fits = int(np.searchsorted(total, before + PAIRS, side="right")) + part.start
+            stop = max(fits, start + 1)
+            yield slice(start, stop)
+            start = stop

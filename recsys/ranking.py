@@ -9,7 +9,7 @@ scores that reach the user's running k-th best leave a tile: the time is that of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Protocol, runtime_checkable
@@ -20,9 +20,13 @@ from scipy import sparse
 from threadpoolctl import ThreadpoolController
 
 from extract.errors import InvalidData
-from recsys.axes import as_texts
+from recsys.order import NO_ITEM, Keys, id_places, scores_of, sort_keys
+from recsys.sparse_ranking import SparseScores, positive_best
 
-NO_ITEM = -1
+# The order is part of what ranking is; it lives apart so that ranking sparse scores can use it.
+__all__ = ["NO_ITEM", "Factors", "Keys", "Recommender", "best_columns", "blocks", "exact_ranks", "id_places"]
+__all__ += ["masked_scores", "reaching", "scores_of", "sort_keys", "top_k", "top_k_factors"]
+
 # Scores at or above the k-th best are sorted alone, unless ties make them more than this many times k.
 TIED = 8
 # Groups of columns per item asked for: more make the bound sharper and its own sort dearer.
@@ -30,7 +34,6 @@ GROUPS = 4
 # A tile of USERS x ITEMS scores takes 4 MB.
 USERS, ITEMS = 256, 4096
 _NONE = np.iinfo(np.int64).max
-Keys = NDArray[np.int64]
 
 
 class Recommender(Protocol):
@@ -48,36 +51,6 @@ class Factors(Protocol):
     def embeddings(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """User vectors [U, D] and item vectors [I, D]."""
         ...
-
-
-def id_places(item_ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.int64]:
-    """Place [I] of each item in the sorted ids: the order among equal scores."""
-    places = np.empty(len(item_ids), dtype=np.int64)
-    places[np.argsort(as_texts(item_ids), kind="stable")] = np.arange(len(item_ids))
-    return places
-
-
-def sort_keys(scores: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Keys, of the shape of `scores`, that ascend from the best to the worst; no two of a list are equal.
-
-    NaN scores raise InvalidData: they would sort somewhere, and seen items with them.
-    """
-    if np.isnan(scores).any():
-        raise InvalidData(
-            "D210", "a model returned NaN scores", why=f"{int(np.isnan(scores).sum())} of {scores.size}"
-        )
-    # Adding 0.0 turns -0.0 into 0.0; the bits of a negative float grow as it falls, so they are flipped.
-    bits = (scores + np.float32(0.0)).view(np.int32)
-    descending = np.where(bits < 0, bits & np.int32(0x7FFFFFFF), ~bits)
-    return (descending.astype(np.int64) << 32) | places
-
-
-def scores_of(keys: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The scores inside keys of `sort_keys`."""
-    descending = (keys >> 32).astype(np.int32)
-    bits = np.where(descending < 0, ~descending, descending | np.int32(-0x80000000))
-    scores: NDArray[np.float32] = bits.astype(np.int32).view(np.float32)
-    return scores
 
 
 def reaching(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -152,13 +125,37 @@ def top_k(
     """The k best unseen items of each user: item rows and scores, both [B, k].
 
     Ties are broken by `places` (see `id_places`). Where fewer than k items are left, the row is NO_ITEM and
-    the score NaN. Memory is one block of `block` x I scores and keys.
+    the score NaN. Memory is one block of `block` x I scores and keys. Where scores are sparse, only users who
+    have no k items above 0 cost a dense row.
     """
     if isinstance(model, Factors):
         users, vectors = model.embeddings()
         _check_axis((len(user_rows), len(vectors)), seen)
         own = None if seen is None else seen[user_rows]
         return top_k_factors(users[user_rows], vectors, own, k, places=places)
+    if isinstance(model, SparseScores):
+        items = np.empty((len(user_rows), k), dtype=np.int32)
+        values = np.empty((len(user_rows), k), dtype=np.float32)
+        found = np.zeros(len(user_rows), dtype=np.bool_)
+        for part in blocks(len(user_rows), USERS):
+            found[part] = positive_best(
+                model.sparse_scores(user_rows[part]), None if seen is None else seen[user_rows[part]],
+                places, items[part], values[part],
+            )  # fmt: skip
+        rest = np.flatnonzero(~found)
+        items[rest], values[rest] = _top_k_dense(model, user_rows[rest], seen, k, places, block)
+        return items, values
+    return _top_k_dense(model, user_rows, seen, k, places, block)
+
+
+def _top_k_dense(
+    model: Recommender,
+    user_rows: NDArray[np.int32],
+    seen: sparse.csr_array | None,
+    k: int,
+    places: NDArray[np.int64],
+    block: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     items = np.full((len(user_rows), k), NO_ITEM, dtype=np.int32)
     values = np.full((len(user_rows), k), np.nan, dtype=np.float32)
     for part in blocks(len(user_rows), block):

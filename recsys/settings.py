@@ -130,6 +130,8 @@ class TrainConfig(BaseModel):
 
     The whole graph is propagated once per step: with a million pairs on a CPU take 16384 or more.
     """
+    parts: int = Field(default=1, ge=1)
+    """Parts of a batch, each with its loss and its propagation; processes of `torchrun` share them."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Adam's step size; LIRDRec's paper uses 1e-4."""
     weight_decay: float = Field(default=0.0, ge=0)

@@ -74,9 +74,13 @@ class SparseEase:
         weights: NDArray[np.float32] = solved[there].astype(np.float32)
         return weights
 
+    def sparse_scores(self, user_rows: NDArray[np.int32]) -> sparse.csr_array:
+        """X B, CSR [B, I]."""
+        return sparse.csr_array(self._matrix[user_rows] @ self._weights)
+
     def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """X B, [B, I]."""
-        return np.asarray((self._matrix[user_rows] @ self._weights).toarray(), dtype=np.float32)
+        """The same, dense [B, I]."""
+        return np.asarray(self.sparse_scores(user_rows).toarray(), dtype=np.float32)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What `save_model` keeps."""

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from extract.errors import ConfigError, RunFolderError, TrainingDiverged
@@ -23,9 +24,12 @@ from recsys.metrics import METRICS, hit_matrix
 from recsys.ranking import Recommender, id_places, top_k
 from recsys.sampling import NegativeSampler
 from recsys.settings import TrainConfig
+from recsys.team import Team
 from recsys.two_tower import TwoTower
 
 logger = logging.getLogger(__name__)
+
+ALONE = Team()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ def fit(
     *,
     checkpoints: Path | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
+    team: Team = ALONE,
 ) -> History:
     """Train `model`, built on `train`, and leave it with the weights that were best on `valid`.
 
@@ -95,7 +100,8 @@ def fit(
     killed run goes on from the last checkpoint and ends bitwise as an undisturbed one (CPU, equal number of
     threads): all randomness is a function of seed and epoch. A checkpoint of other settings or data raises
     RunFolderError. A loss or gradient that is not finite raises TrainingDiverged before the step, so weights
-    and checkpoints stay those before it. Closed-form models are solved and, with `valid`, measured once.
+    and checkpoints stay those before it. Closed-form models are solved and, with `valid`, measured once. With
+    a `team`, its other processes must be in `assist`; the numbers are those of one process.
     """
     judge = None if valid is None or not len(valid) else Validation(train, valid, config.metric)
     if isinstance(model, ClosedForm):
@@ -110,23 +116,29 @@ def fit(
     sampler = NegativeSampler(train.matrix())
     identity = _identity(model, train, valid, config) if checkpoints is not None else {}
     state = _resume(checkpoints, identity, model, optimizer) if checkpoints is not None else _Progress()
-    while state.epoch < config.epochs and state.misses < config.patience:
-        began = time.perf_counter()
-        epoch = state.epoch
-        model.start_epoch(epoch)
-        loss = _train_epoch(model, optimizer, sampler, train, config, epoch)
-        state.epoch += 1
-        value = None
-        if judge is not None and (state.epoch % config.evaluate_every == 0 or state.epoch == config.epochs):
-            value = judge(model)
-            state.note(value, model)
-        state.records.append(EpochRecord(epoch, loss, value, time.perf_counter() - began))
-        ends = state.epoch == config.epochs or state.misses >= config.patience
-        if checkpoints is not None and (ends or state.epoch % config.checkpoint_every == 0):
-            _save(checkpoints, identity, model, optimizer, state)
-        logger.info("epoch %d: loss %.5f, %s %s", epoch, loss, config.metric, value)
-        if progress is not None:
-            progress(state.records[-1])
+    if team.size > config.parts:
+        logger.warning("%d processes share %d `parts`: some have nothing to do", team.size, config.parts)
+    team = team if config.parts > 1 else ALONE
+    with team.leading("fit", model, train, config):
+        while state.epoch < config.epochs and state.misses < config.patience:
+            began = time.perf_counter()
+            epoch = state.epoch
+            model.start_epoch(epoch)
+            triples = _triples(sampler, train, config, epoch)
+            loss = _train_epoch(model, optimizer, triples, config, epoch, team)
+            state.epoch += 1
+            value = None
+            ends = state.epoch == config.epochs
+            if judge is not None and (ends or state.epoch % config.evaluate_every == 0):
+                value = judge(model)
+                state.note(value, model)
+            state.records.append(EpochRecord(epoch, loss, value, time.perf_counter() - began))
+            ends = ends or state.misses >= config.patience
+            if checkpoints is not None and (ends or state.epoch % config.checkpoint_every == 0):
+                _save(checkpoints, identity, model, optimizer, state)
+            logger.info("epoch %d: loss %.5f, %s %s", epoch, loss, config.metric, value)
+            if progress is not None:
+                progress(state.records[-1])
     if state.best:
         model.load_state_dict(state.best)
     stopped: Literal["patience", "epochs"] = "patience" if state.misses >= config.patience else "epochs"
@@ -151,32 +163,50 @@ class Validation:
         return float(self._metric(hit_matrix(items, self._users, self._truth), self._counts, self._k).mean())
 
 
-def _train_epoch(
-    model: TwoTower,
-    optimizer: torch.optim.Optimizer,
-    sampler: NegativeSampler,
-    train: Interactions,
-    config: TrainConfig,
-    epoch: int,
-) -> float:
-    """One pass over the train pairs in seeded order, one fresh negative each; returns the mean loss."""
+def assist(team: Team, model: TwoTower, train: Interactions, config: TrainConfig) -> None:
+    """What every process of a team but the first does while that one is in `fit`: gradients of its parts."""
+    sampler, present = NegativeSampler(train.matrix()), None
+    for epoch, step in team.steps():
+        if epoch != present:
+            model.start_epoch(epoch)
+            triples, present = _triples(sampler, train, config, epoch), epoch
+        batch = _batch(triples, config.batch_size, step, model.device)
+        team.answer(model, batch, config.parts, epoch, step)
+
+
+def _triples(
+    sampler: NegativeSampler, train: Interactions, config: TrainConfig, epoch: int
+) -> list[NDArray[np.int64]]:
+    """Users, positives and one fresh negative each of all train pairs, in the seeded order of the epoch."""
     generator = np.random.default_rng([config.seed, epoch])
     # A user who chose everything has no negative and teaches a pairwise loss nothing.
     order = generator.permutation(np.flatnonzero(sampler.has_negative(train.user_rows)))
     users, positives = train.user_rows[order], train.item_rows[order]
-    triples = [
-        torch.from_numpy(x.astype(np.int64)) for x in (users, positives, sampler.draw(users, generator))
-    ]
+    return [x.astype(np.int64) for x in (users, positives, sampler.draw(users, generator))]
+
+
+def _batch(triples: list[NDArray[np.int64]], size: int, step: int, device: torch.device) -> list[Tensor]:
+    return [torch.from_numpy(rows[step * size : (step + 1) * size]).to(device) for rows in triples]
+
+
+def _train_epoch(
+    model: TwoTower,
+    optimizer: torch.optim.Optimizer,
+    triples: list[NDArray[np.int64]],
+    config: TrainConfig,
+    epoch: int,
+    team: Team,
+) -> float:
+    """One pass over the triples; returns the mean loss."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    total = 0.0
-    for step, start in enumerate(range(0, len(order), config.batch_size)):
-        batch = [rows[start : start + config.batch_size].to(model.device) for rows in triples]
+    n, total = len(triples[0]), 0.0
+    for step in range(-(-n // config.batch_size)):
+        batch = _batch(triples, config.batch_size, step, model.device)
         optimizer.zero_grad()
-        loss = model.loss(*batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = team.backward(model, batch, config.parts, epoch, step)
         gradients = [p.grad for p in parameters if p.grad is not None]
         # A sum is not finite once a term is not, and costs a tenth of a maximum of magnitudes.
-        checksum = torch.stack([loss.detach(), *(g.sum() for g in gradients)]).sum()
+        checksum = torch.stack([loss, *(g.sum() for g in gradients)]).sum()
         if not torch.isfinite(checksum):
             raise TrainingDiverged(
                 "T201",
@@ -189,7 +219,7 @@ def _train_epoch(
         # The fused kernel does not count its writes, by which a model knows that its tables are old.
         torch.autograd.graph.increment_version(parameters)
         total += loss.item() * len(batch[0])
-    return total / max(len(order), 1)
+    return total / max(n, 1)
 
 
 def _identity(

@@ -38,6 +38,12 @@ class TwoTower(nn.Module, ABC):
         """Called before each epoch, from 0; what a schedule needs."""
         return
 
+    def start_part(self, epoch: int, part: int) -> None:
+        """Called before each loss where a batch has several parts, counted from 0 within the epoch: what is
+        drawn in `loss` may depend on these two alone, for another process computes the part before.
+        """
+        return
+
     def identity(self) -> dict[str, str]:
         """What, beside weights, makes two models the same; compared when a training run is resumed."""
         return {"model": type(self).__name__, "model_config": self.config.model_dump_json()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from catalograph.cli import main
 from recsys import Candidates, Interactions, judge
 from recsys.beyond_accuracy import list_statistics
 from recsys.groups import activity, judged_by_group, warmth
+from recsys.nearest_index import search_index
 
 if TYPE_CHECKING:
     from conftest import World
@@ -176,6 +178,25 @@ def test_lists_keep_the_rules_and_vectors_are_written_on_request(world: World) -
     row = vectors["user"]["user_id"].to_pylist().index(lists.user_ids[0])
     own = [ids.index(item) for item in lists.items[0] if item]
     assert lists.scores["lightgcn"][0][: len(own)] == pytest.approx(users[row] @ items[own].T, rel=1e-4)
+
+
+def test_an_index_is_written_beside_the_item_vectors_or_the_run_says_what_to_install(world: World) -> None:
+    chosen = retrieval_only(world)
+    lightgcn = {"model": "lightgcn", "params": {"embedding_size": 4}, "train": {"epochs": 1}}
+    chosen["retrievers"]["lightgcn"] = lightgcn
+    chosen["candidates"] |= {"index": True, "order_by": "lightgcn"}
+    run = world.run("index", verb="recommend", **chosen)
+    stage = run.folder / "stages/50-recommend/embeddings"
+    if importlib.util.find_spec("usearch") is None:
+        assert (run.code, stage.exists()) == (3, False)
+        assert 'pip install "catalograph[ann]"' in run.err
+        return
+    assert run.code == 0, run.err
+    users, items = (pq.read_table(stage / f"lightgcn-{side}s.parquet")["vector"] for side in ("user", "item"))
+    users, items = np.float32(users.to_pylist()), np.float32(items.to_pylist())
+    found = search_index(stage / "lightgcn-items.usearch", users, 5)
+    best = np.sort(users @ items.T, axis=1)[:, :-6:-1]
+    np.testing.assert_allclose(np.take_along_axis(users @ items.T, found, axis=1), best, rtol=1e-4)
 
 
 def test_rules_that_leave_nothing_are_refused(world: World) -> None:

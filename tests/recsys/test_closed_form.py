@@ -3,9 +3,9 @@ import pytest
 from numpy.typing import NDArray
 
 from extract.errors import ResourceExhausted
-from recsys import Interactions, evaluate, interactions_from, retrieve
+from recsys import Interactions, evaluate, interactions_from, item_knn, retrieve
 from recsys.ease import Ease, EaseConfig
-from recsys.item_knn import ItemKNN, ItemKNNConfig
+from recsys.item_knn import ItemKNN, ItemKNNConfig, nearest_by_choices
 from recsys.models import build_model
 from recsys.popularity import Popularity, PopularityConfig
 
@@ -42,6 +42,19 @@ def test_item_knn_keeps_the_nearest_and_breaks_ties_by_id() -> None:
         model.solve()
         scores = dict(zip(axis, model.score(np.zeros(1, np.int32))[0].tolist(), strict=True))
         assert scores == pytest.approx({"a": 2.0, "b": 1.0, "c": 0.0})
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 60])
+def test_how_many_pairs_are_looked_at_together_changes_nothing(
+    pairs: int, checkerboard: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = np.linspace(1, 2, checkerboard.n_items, dtype=np.float32)
+    asked = (checkerboard.matrix(), norms, 4, np.arange(checkerboard.n_items))
+    whole = nearest_by_choices(*asked)
+    monkeypatch.setattr(item_knn, "PAIRS", pairs)
+    cut = nearest_by_choices(*asked)
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name))
 
 
 def test_ease_equals_the_textbook_inverse() -> None:
