@@ -1,0 +1,156 @@
+"""The options that `ablation.py` changes, one at a time; curriculum and reweighting live here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from ablation_cases import Bench, Case, Trial
+from scipy.special import softmax
+from torch.nn.functional import softplus
+
+from rerank.inference import rank_lists
+from rerank.lists import RankingList
+from rerank.losses import LOSSES, listnet
+from rerank.teacher import taught
+
+FORMS: dict[str, dict[str, Any]] = {
+    "text": {"form": "text"},
+    "token": {
+        "form": "token", "model": None, "finetune.loss": "listnet", "finetune.rank_weight": 1.0,
+        "finetune.average": 0.99, "finetune.epochs": 6, "finetune.patience": 4,
+    },
+    "hybrid": {"form": "hybrid"},
+}  # fmt: skip
+
+
+def taught_by(bench: Bench, teacher: str) -> Case:
+    """The shop's case with the orders of a trained form as labels of the training lists."""
+    case = bench.case
+    path = case.folder / f"orders-of-{teacher}-{case.seed}.npz"
+    if not path.is_file():
+        scorer = bench.trained(teacher, Trial(FORMS[teacher.partition("-")[0]]))
+        np.savez(path, scores=np.concatenate(rank_lists(scorer, case.lists, case.texts)))
+    cuts = np.cumsum([len(entry.candidates) for entry in case.lists])[:-1]
+    labelled = []
+    for entry, scores in zip(case.lists, np.split(np.load(path)["scores"], cuts), strict=True):
+        order = np.argsort(-scores, kind="stable")
+        names = np.array(entry.candidates)[np.argsort(entry.places)]
+        labelled += taught([entry], {entry.user_id: names[order].tolist()})
+    return replace(case, lists=labelled, tag="taught-")
+
+
+def sounding(model: Any) -> None:
+    """An ordinary start: the head at the candidates' places is not silent."""
+    model.head.reset_parameters()
+
+
+def without_numbers(model: Any) -> None:
+    """No fusion of the numbers beside the decoder, which starts in the ordinary way."""
+    sounding(model)
+    for parameter in model.fusion.parameters():
+        parameter.requires_grad_(False).zero_()
+
+
+def numbers_alone(model: Any) -> None:
+    """The fusion of the numbers without what the decoder sees."""
+    for parameter in model.head.parameters():
+        parameter.requires_grad_(False)
+
+
+def by_list(weigh: Callable[[np.ndarray, Sequence[RankingList], float], np.ndarray]) -> Callable[..., Any]:
+    """ListNet with a weight for each list of a pass: `weigh(losses, lists, share of training done)`."""
+
+    def prepared(scorer: Any, steps: int) -> None:
+        shown: list[RankingList] = []
+        learn, passes = scorer.learn, [0]
+
+        def remembering(prompts: Any) -> Any:
+            shown[:] = [prompt.entry for prompt in prompts]
+            return learn(prompts)
+
+        def loss(scores: Any, relevance: Any, mask: Any) -> Any:
+            own = [
+                listnet(scores[i : i + 1], relevance[i : i + 1], mask[i : i + 1]) for i in range(len(scores))
+            ]
+            losses = torch.stack(own)
+            passes[0] += len(own)
+            weight = weigh(losses.detach().numpy(), shown, passes[0] / steps)
+            return (losses * torch.from_numpy(weight).float()).mean()
+
+        scorer.learn = remembering
+        LOSSES["weighted"] = loss
+
+    return prepared
+
+
+def easy_first(losses: np.ndarray, lists: Sequence[RankingList], done: float) -> np.ndarray:
+    """Curriculum by retriever ranks (MacAvaney et al. 2020, reciprocal), over the first 40 % of training.
+
+    A list's ease is the mean over its pairs of (1 / rank of the truth - 1 / rank of the other + 1) / 2.
+    """
+    weights = []
+    for entry in lists:
+        inverse, truth = 1 / (entry.places + 1), entry.relevance > 0
+        ease = (inverse[truth].mean() - inverse[~truth].mean() + 1) / 2
+        weights.append(ease + (1 - ease) * min(done / 0.4, 1))
+    return np.array(weights)
+
+
+def linupper(losses: np.ndarray, lists: Sequence[RankingList], done: float) -> np.ndarray:
+    """Loss reweighting: softmax(min(h + 1, 1) / r), h the losses scaled to [-1, 1], r from 100 to 1."""
+    spread = np.ptp(losses)
+    h = np.zeros(len(losses)) if spread == 0 else 2 * (losses - losses.min()) / spread - 1
+    return len(losses) * softmax(np.minimum(h + 1, 1) / 100 ** (1 - min(done, 1)))
+
+
+def growing_skips(scorer: Any, steps: int) -> None:
+    """After RankList (arXiv 2508.09826): RankNet on pairs at most S ranks apart, S growing to all."""
+    passes = [0]
+
+    def loss(scores: Any, relevance: Any, mask: Any) -> Any:
+        passes[0] += len(scores)
+        order = relevance.masked_fill(~mask, -1).argsort(dim=1, descending=True, stable=True)
+        ranked, label = scores.gather(1, order), relevance.gather(1, order)
+        most = 1 + round(min(passes[0] / steps, 1) * (scores.shape[1] - 2))
+        terms, count = scores.new_zeros(()), scores.new_zeros(())
+        for skip in range(1, most + 1):
+            pair = (label[:, :-skip] > label[:, skip:]) & mask.gather(1, order)[:, skip:]
+            terms = terms + (softplus(ranked[:, skip:] - ranked[:, :-skip]) * pair).sum()
+            count = count + pair.sum()
+        return terms / count.clamp(min=1)
+
+    LOSSES["weighted"] = loss
+
+
+WEIGHTED = {"finetune.loss": "policy_gradient"}
+"""Settings of a trial whose loss is `LOSSES["weighted"]`; the configuration knows no such name."""
+
+
+def trials(base: str) -> dict[str, Trial]:
+    """One option changed at a time, beginning with nothing changed."""
+    start = FORMS.get(base, {})
+    losses = ("ranknet", "listnet", "listmle", "lambdarank", "approx_ndcg", "policy_gradient")
+    found = {"base": Trial(start)}
+    for loss in losses:
+        found[f"loss {loss}"] = Trial({**start, "finetune.loss": loss})
+    found["permutations 4"] = Trial({**start, "inference.permutations": 4}, reads="base")
+    found["windows of half"] = Trial({**start, "inference.window": 16, "inference.stride": 8}, reads="base")
+    found["max_move 5"] = Trial({**start, "inference.max_move": 5}, reads="base")
+    if base == "text":
+        found["no language-model loss"] = Trial({**start, "finetune.rank_weight": 1e4})
+        found["language-model loss alone"] = Trial({**start, "finetune.rank_weight": 0.0})
+        return found
+    return found | {
+        "ordinary start": Trial(start, tweak=sounding),
+        "without f": Trial(start, tweak=without_numbers),
+        "f alone": Trial(start, tweak=numbers_alone),
+        "one layer": Trial({**start, "token.layers": 1}),
+        "two layers": Trial({**start, "token.layers": 2}),
+        "last weights": Trial({**start, "finetune.average": 0.0}),
+        "curriculum": Trial({**start, **WEIGHTED}, prepare=by_list(easy_first)),
+        "reweighting": Trial({**start, **WEIGHTED}, prepare=by_list(linupper)),
+    }
