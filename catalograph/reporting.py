@@ -26,6 +26,7 @@ from catalograph.road import Counts, Road
 from extract.decoding import Decoder, decoding
 from extract.pictures import BadPicture, PictureLimits
 from recsys.candidates import Candidates
+from rerank.gate import GATED
 from rerank.lists import shown_histories
 
 SHOWN = 10
@@ -169,7 +170,8 @@ def _examples(road: Road) -> list[UserExample]:
     before = Candidates.from_parquet(road.path("recommend", "test.parquet"))
     after = before
     if road.config.rerank is not None:
-        after = Candidates.from_parquet(road.path("rerank", "reranked.parquet"))
+        given = "reranked" if road.config.rerank.gate is None else GATED
+        after = Candidates.from_parquet(road.path("rerank", f"{given}.parquet"))
     truth: dict[str, set[str]] = {}
     test = road.part("test")
     for user, item in zip(test.user_ids[test.user_rows], test.item_ids[test.item_rows], strict=True):

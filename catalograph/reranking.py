@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from catalograph.filling import model_folder
 from catalograph.gain_parts import FILE as PARTS
 from catalograph.gain_parts import write_gain_parts
-from catalograph.gating import FILE, gate_parts, gated_lists, write_decisions
+from catalograph.gating import FILE, gate_parts, gated_lists, groups_of, write_decisions
 from catalograph.model_card import model_card
 from catalograph.rerank_lists import (
     final_lists,
@@ -80,6 +80,9 @@ def finetune(road: Road) -> Counts:
     texts = item_texts(road)
     lists, made = training_lists(road)
     (valid_candidates, valid), judged = validation_lists(road)
+    if settings.gate is not None:
+        # A table of groups that names nobody is told now, not after hours of training.
+        groups_of(road, judged[0].user_ids)
     outputs = ["adapter", "fusion.json", "history.json"]
     if settings.lambdamart is not None:
         trees = fit_lambdamart(lists, valid, settings.lambdamart, seed=seed)

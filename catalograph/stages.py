@@ -118,9 +118,6 @@ def run_stages(
         extraction: how extraction stages go about it.
     """
     asked = _with_needs(config, stages)
-    if config.candidates.index and "recommend" in asked:
-        # Told now, not after hours of training.
-        need_usearch()
     summary = RunSummary(folder)
     with ExitStack() as held:
         run = held.enter_context(open_run(folder, config))
@@ -128,7 +125,7 @@ def run_stages(
             held.enter_context(hold(extraction.store, extraction.part))
         road = Road(run, config, progress, extraction)
         how = road.extraction
-        for name in asked:
+        for position, name in enumerate(asked):
             stage = STAGES[name]
             # What follows from a stage that is tried again, here or in a process that was killed over it.
             follows = (how.retry_bad or how.rehash) and any(need in summary.stages for need in stage.needs)
@@ -138,6 +135,9 @@ def run_stages(
                 kept.reopen()
             reused = kept.done and road.outputs_exist(name) and not again
             if not reused:
+                if config.candidates.index and "recommend" in asked[position:]:
+                    # Told now, not after hours of training; a run that has its index is read without.
+                    need_usearch()
                 started = time.perf_counter()
                 run.log("stage", stage=name, state="start")
                 counts = stage.work(road)

@@ -80,10 +80,9 @@ class Team:
             yield
             return
         self.tell(kind, *work)
-        try:
-            yield
-        finally:
-            dist.broadcast(torch.tensor([OVER, 0]), 0)
+        yield
+        # Not after an error: the others may be within a step, and `torchrun` ends them with this process.
+        dist.broadcast(torch.tensor([OVER, 0]), 0)
 
     def follow(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """On any other rank: the kinds and values that rank 0 tells, until it calls `dismiss`."""

@@ -8,8 +8,11 @@ the whole permutation, those that read gains see the top weigh most.
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -20,32 +23,31 @@ from extract.errors import InvalidData, UnsafeInput
 from rerank.lists import RankingList
 from rerank.search import IDS, text_lines
 
-Orders = Mapping[str, Sequence[str]]
+Orders = Mapping[str, Sequence[Sequence[str]]]
+"""By user or query id, orders of item ids, best first: one, or one for each fold's list."""
 
 WHOSE = ("user_id", "query_id", "qid", "id")
 WHAT = ("items", "item_ids", "docids")
 
 
-def read_orders(path: Path) -> dict[str, tuple[str, ...]]:
-    """By user or query id, item ids, best first.
+def read_orders(path: Path) -> dict[str, list[tuple[str, ...]]]:
+    """By user or query id, orders of item ids, best first.
 
-    Parquet with the columns user_id (or query_id, qid), item_id and rank, as the stages write lists; JSON
-    lines `{"user_id": .., "items": [..]}`; anything else is a TREC run, ordered by score, ties by rank.
+    Parquet with the columns user_id (or query_id, qid), item_id and rank, as the stages write lists, and a
+    column fold where an id has several; JSON lines `{"user_id": .., "items": [..]}`, an order a line;
+    anything else is a TREC run, ordered by score, ties by rank.
 
     Raises:
-        InvalidData: D223, a row is no order; D224, an id has two orders, or an order an item twice.
+        InvalidData: D223, a row is no order; D224, an order names an item or a rank twice.
         UnsafeInput: U102, the file cannot be read.
     """
     suffix = path.name.removesuffix(".gz").rpartition(".")[2]
     read = {"parquet": _parquet, "jsonl": _json_lines}.get(suffix, _trec)
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[tuple[str, ...]]] = {}
     for name, items in read(path):
-        if name in found or len(set(items)) < len(items):
-            what = "more than one order" if name in found else "an order that names an item twice"
-            raise InvalidData(
-                "D224", f"{name} has {what}", where=str(path), next_step="write each item of a list once"
-            )
-        found[name] = tuple(items)
+        if len(set(items)) < len(items):
+            raise _twice(path, name, "names an item twice")
+        found.setdefault(name, []).append(tuple(items))
     return found
 
 
@@ -53,15 +55,31 @@ def taught(lists: Sequence[RankingList], orders: Orders) -> list[RankingList]:
     """The lists with relevance 1/r by the teacher's ranks r among their own candidates.
 
     A list whose user or query the teacher did not order, or of whose candidates it names none, keeps its own.
+    Where an id has several lists, as from several folds, or several orders, an order counts for the lists all
+    of whose candidates it names: laid over another fold's list it would hide that list's truth.
     """
+    count = Counter(entry.user_id for entry in lists)
     made = []
     for entry in lists:
-        own = set(entry.candidates)
-        named = [item for item in orders.get(entry.user_id, ()) if item in own]
+        own, given = set(entry.candidates), orders.get(entry.user_id, ())
+        if count[entry.user_id] > 1 or len(given) > 1:
+            given = [order for order in given if own <= set(order)]
+        named = [item for item in given[0] if item in own] if given else []
         rank = {item: place for place, item in enumerate(named, start=1)}
         relevance = [1 / rank[item] if item in rank else 0.0 for item in entry.candidates]
         made.append(replace(entry, relevance=np.array(relevance, np.float32)) if named else entry)
     return made
+
+
+def _twice(path: Path, name: str, what: str) -> InvalidData:
+    return InvalidData(
+        "D224", f"an order of {name} {what}", where=str(path),
+        next_step="write each item of a list once, and the orders of several folds apart: by a column fold",
+    )  # fmt: skip
+
+
+def _no_order(where: str, why: str, next_step: str) -> InvalidData:
+    return InvalidData("D223", "a row is no order", where=where, why=why, next_step=next_step)
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -75,29 +93,45 @@ def _parquet(path: Path) -> Iterator[tuple[str, list[str]]]:
             "D223", "a table of orders lacks a column", where=str(path), why=", ".join(table.column_names),
             next_step="give it user_id (or query_id, qid), item_id and rank",
         )  # fmt: skip
-    rows: dict[str, list[tuple[int, str]]] = {}
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    folds = table["fold"].to_pylist() if "fold" in table.column_names else repeat("")
     columns = (table[name].to_pylist() for name in (whose, "rank", "item_id"))
-    for name, rank, item in zip(*columns, strict=True):
-        rows.setdefault(str(name), []).append((int(rank), str(item)))
-    for name, group in rows.items():
-        yield name, [item for _, item in sorted(group)]
+    for row, (fold, name, rank, item) in enumerate(zip(folds, *columns)):
+        try:
+            place, key = int(rank), (_text(name), str(fold))
+            if place in rows.setdefault(key, {}):
+                raise _twice(path, key[0], f"names rank {place} twice")
+            rows[key][place] = _text(item)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise _no_order(f"{path}, row {row}", str(error), "write ids and whole ranks") from error
+    for (name, _), group in rows.items():
+        yield name, [item for _, item in sorted(group.items())]
+
+
+def _text(value: object) -> str:
+    """An id as text.
+
+    Raises:
+        TypeError: it is neither a text nor a whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError(f"{value!r} is no id")
+    return str(value)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     for number, line in enumerate(text_lines(path), start=1):
         try:
             row = json.loads(line)
-            name = next(row[key] for key in (*WHOSE, *IDS) if key in row)
+            name = _text(next(row[key] for key in (*WHOSE, *IDS) if key in row))
             items = next(row[key] for key in WHAT if key in row)
             if not isinstance(items, list):
                 raise TypeError(f"a list was wanted, not {items!r}")
-        except (ValueError, TypeError, StopIteration) as error:
-            raise InvalidData(
-                "D223", "a line is no order", where=f"{path}, line {number}",
-                why=str(error) or "it lacks user_id or items",
-                next_step='write {"user_id": .., "items": [..]}',
-            ) from error  # fmt: skip
-        yield str(name), [str(item) for item in items]
+            order = [_text(item) for item in items]
+        except (ValueError, TypeError, StopIteration, RecursionError) as error:
+            why = str(error) or "it lacks user_id or items"
+            raise _no_order(f"{path}, line {number}", why, 'write {"user_id": .., "items": [..]}') from error
+        yield name, order
 
 
 def _trec(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -105,11 +139,12 @@ def _trec(path: Path) -> Iterator[tuple[str, list[str]]]:
     for number, line in enumerate(text_lines(path), start=1):
         try:
             name, _, item, rank, score = line.split()[:5]
+            if not math.isfinite(float(score)):
+                raise ValueError(f"{score} is no score")
             rows.setdefault(name, []).append((-float(score), int(rank), item))
         except ValueError as error:
-            raise InvalidData(
-                "D223", "a line is no order", where=f"{path}, line {number}", why=str(error),
-                next_step="write: user Q0 item rank score tag",
-            ) from error  # fmt: skip
+            raise _no_order(
+                f"{path}, line {number}", str(error), "write: user Q0 item rank score tag"
+            ) from error
     for name, group in rows.items():
         yield name, [item for *_, item in sorted(group)]

@@ -52,9 +52,15 @@ def main() -> None:
         for _, training in team.follow():
             assist(team, *training)
         return
+    if sys.argv[2:]:
+        LightGCN.loss = failing
     for name in SETTINGS:
         work(Path(sys.argv[1]), name, team)
     team.dismiss()
+
+
+def failing(model: LightGCN, *batch: torch.Tensor) -> torch.Tensor:
+    raise MemoryError("no memory for this part")
 
 
 def test_two_processes_train_to_the_bits_of_one(
@@ -72,6 +78,17 @@ def test_two_processes_train_to_the_bits_of_one(
         ours, theirs = (np.load(tmp_path / f"{name}-{size}.npz") for size in (1, 2))
         for key in ours.files:
             np.testing.assert_array_equal(ours[key], theirs[key], err_msg=f"{name} {key}")
+
+
+def test_an_error_within_a_step_ends_all_processes_and_is_told(
+    tmp_path: Path, checkerboard: Interactions
+) -> None:
+    checkerboard.save(tmp_path / "train.parquet")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, __file__, str(tmp_path), "fail"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "no memory for this part" in done.stderr
 
 
 @pytest.mark.parametrize("parts", [2, 7, 60])
