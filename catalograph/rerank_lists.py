@@ -106,7 +106,11 @@ def validation_lists(road: Road) -> tuple[Part, Part]:
     chosen, left = set_aside(useful, limit, seed, first)
     left = _drawn(left, settings.gate.lists, seed)
     judged = _part(candidates, lists, left)
-    if first is None or valid.timestamps is None:
+    if first is not None and not len(left):
+        logger.warning(
+            "validation has too few moments to set later lists aside: the gate keeps the retrieved order"
+        )
+    if first is None or valid.timestamps is None or not len(left):
         return _part(candidates, lists, chosen), judged
     earlier = valid.take(valid.timestamps < moment(first))
     own, past = _part(candidates, lists, chosen)[0], road.part("train")

@@ -110,6 +110,7 @@ def set_aside(
         useful: [M] rows of lists with a truth.
         times: [M] when each list's first truth was chosen. With them the earlier lists are fitted on and the
             later ones decide, as the lists of a split by time are used; lists of one moment stay together.
+            Where that leaves less than a quarter to fit on, all are, and the gate has none.
     """
     draw = np.random.default_rng(seed)
     if times is None:
@@ -118,6 +119,8 @@ def set_aside(
         return chosen, np.setdiff1d(useful, chosen)
     cut = moment(times)
     earlier, later = useful[times < cut], useful[times >= cut]
+    if 4 * len(earlier) < len(useful):
+        earlier, later = useful, useful[:0]
     if len(earlier) > limit:
         earlier = np.sort(draw.choice(earlier, limit, replace=False))
     return earlier, later

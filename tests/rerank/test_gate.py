@@ -172,5 +172,12 @@ def test_in_time_the_gate_asks_the_later_lists_only(times, limit):
     assert len(chosen) <= limit and not set(chosen.tolist()) & set(left.tolist())
     if len(chosen) and len(left):
         assert when[chosen].max() < moment(when) <= when[left].min()
-    if len(set(times)) > 1:
+    if len(set(times)) > 1 and 4 * np.sum(when < moment(when)) >= len(when):
         assert len(chosen) and len(left)
+
+
+@pytest.mark.parametrize(("early", "fitted", "asked"), [(24, 100, 0), (25, 25, 75)])
+def test_where_time_leaves_less_than_a_quarter_to_fit_on_the_gate_asks_nobody(early, fitted, asked):
+    when = np.array([1] * early + [2] * (100 - early), np.int64)
+    chosen, left = set_aside(np.arange(100), 500, 0, when)
+    assert (len(chosen), len(left)) == (fitted, asked)
