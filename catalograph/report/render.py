@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from catalograph.report.charts import interval_mark, line_chart
-from catalograph.report.data import Interval, ListedItem, MetricTable, ReportData
+from catalograph.report.data import Interval, ListedItem, MetricTable, ReportData, StageRow
 from extract.store import write_atomic
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def render_report(data: ReportData) -> str:
         "duration": duration,
         "picture": safe_picture,
         "moved": moved,
+        "percent": percent,
+        "pulled": pulled,
+        "rate": rate,
+        "size": size,
         "verdict": verdict,
     }
     environment.globals |= {"line_chart": line_chart, "interval_mark": _mark}
@@ -81,6 +85,39 @@ def signed(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:+.4f}".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A relative change with its sign."""
+    return f"{share:+.1%}".replace("-", "−").replace("%", " %")
+
+
+def size(n_bytes: int | None) -> str:
+    """Bytes as a person says them."""
+    if n_bytes is None:
+        return "–"
+    value, units = float(n_bytes), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    for larger in units:
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+
+
+def rate(stage: StageRow) -> str:
+    """Rows per second of a stage: two digits, or whole numbers with separators."""
+    if not stage.n_ok or not stage.seconds:
+        return "–"
+    value = stage.n_ok / stage.seconds
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def pulled(item: ListedItem) -> list[tuple[str, float, float]]:
+    """The sources' parts of an item's fused score, largest first: source, part, share of the largest part."""
+    ordered = sorted(item.pulls.items(), key=lambda pull: -abs(pull[1]))
+    top = max((abs(part) for _, part in ordered), default=0.0)
+    return [(source, part, abs(part) / top if top else 0.0) for source, part in ordered]
 
 
 def duration(seconds: float) -> str:
