@@ -122,6 +122,15 @@ def made_up(folder: Path) -> Path:
                 "Ten of 100 items were never chosen.",
                 groups,
             ),
+            differing=[
+                shown.SideBySide(
+                    "Settings that differ",
+                    ["run-a", "run-b"],
+                    {"candidates.k": [30, 50]},
+                    "Marked.",
+                    marked=True,
+                )
+            ],
             curves=[shown.Chart("Training loss", lines, "epoch", "loss")],
             users=[shown.UserExample("user-1", cards, before, after, "From place 8 to 3.", "drawn by lot")],
             history_note="Histories are in order of time.",

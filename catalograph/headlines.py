@@ -7,7 +7,7 @@ from typing import Any
 
 from catalograph.config import RunConfig
 from catalograph.report.data import Headline, Interval
-from catalograph.report.render import number, percent, signed, verdict
+from catalograph.report.words import number, percent, signed, verdict
 
 IN_WORDS = {
     "better": "shown to be a gain",
@@ -51,10 +51,11 @@ def _differences(
     ]
     for label, a, b in asked:
         if (a, b) in gaps:
-            yield _difference(label, gaps[a, b], means[a], means[b])
+            yield difference_headline(label, gaps[a, b], means[a], means[b])
 
 
-def _difference(label: str, row: Mapping[str, Any], before: float, after: float) -> Headline:
+def difference_headline(label: str, row: Mapping[str, Any], before: float, after: float) -> Headline:
+    """One paired difference in words; a gain or loss only if interval and corrected p-value agree."""
     gap = Interval(row["difference"], row["low"], row["high"], row["p_holm"])
     kind = verdict(gap) if row["p_holm"] < LEVEL else "open"
     share = f" ({percent(gap.mean / before)})" if before > 0 else ""

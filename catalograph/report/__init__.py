@@ -16,6 +16,7 @@ from catalograph.report.data import (
     ReportData,
     Series,
     Shortfalls,
+    SideBySide,
     StageRow,
     UserExample,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "ReportData",
     "Series",
     "Shortfalls",
+    "SideBySide",
     "StageRow",
     "UserExample",
 ]

@@ -175,6 +175,20 @@ class Shortfalls:
 
 
 @dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Values of several runs, one column each."""
+
+    caption: str
+    names: Sequence[str]
+    """The runs."""
+    rows: Mapping[str, Sequence[object]]
+    """By key one value per run; None where a run has none."""
+    note: str = ""
+    marked: bool = False
+    """Whether values unlike the first run's stand out."""
+
+
+@dataclass(frozen=True, slots=True)
 class QuarantineRow:
     """An input that was set aside."""
 
@@ -196,6 +210,8 @@ class ReportData:
     headlines: Sequence[Headline] = ()
     metrics: Sequence[MetricTable] = ()
     shortfalls: Shortfalls | None = None
+    differing: Sequence[SideBySide] = ()
+    """For a comparison of runs."""
     curves: Sequence[Chart] = ()
     users: Sequence[UserExample] = ()
     history_note: str = ""

@@ -55,7 +55,7 @@ FLAGS = {
         "--row-column",
         "--json",
     },
-    "compare": {"--run-dir", "--list", "--against", "--against-list", "--json"},
+    "compare": {"--run-dir", "--list", "--against", "--against-list", "--page", "--json"},
     "newcomers": {"--run-dir", "--histories", "--out", "--json"},
     "tune": STAGE_FLAGS | {"--retriever", "-r"},
     "worth": STAGE_FLAGS | {"--work", "--price"},
@@ -143,7 +143,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def flags() -> dict[str, set[str]]:
     commands: Mapping[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     return {
-        name: {o for p in command.params for o in p.opts} - {"--help", "-h"}
+        name: {o for p in command.params for o in p.opts if o.startswith("-")} - {"--help", "-h"}
         for name, command in commands.items()
     }
 

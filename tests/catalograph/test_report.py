@@ -21,25 +21,13 @@ from catalograph.report import (
     ReportData,
     Series,
     Shortfalls,
+    SideBySide,
     StageRow,
     UserExample,
 )
 from catalograph.report.charts import interval_mark, line_chart, ticks
-from catalograph.report.render import (
-    duration,
-    moved,
-    number,
-    percent,
-    picture_uri,
-    pulled,
-    rate,
-    render_report,
-    safe_picture,
-    signed,
-    size,
-    verdict,
-    write_report,
-)
+from catalograph.report.render import picture_uri, render_report, safe_picture, write_report
+from catalograph.report.words import duration, moved, number, percent, pulled, rate, signed, size, verdict
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 VOID = {"meta", "img", "br", "rect", "line", "circle", "polyline"}
@@ -295,3 +283,12 @@ def test_an_interval_mark_is_drawn_to_scale() -> None:
     drawn = interval_mark(Interval(0.5, 0.25, 1.0), 1.0)
     assert 'width="48.0"' in drawn and 'x1="24.0" x2="96.0"' in drawn
     assert interval_mark(Interval(float("nan")), 1.0) == ""
+
+
+def test_what_differs_between_runs_is_marked_and_escaped() -> None:
+    rows = {"candidates.k": [30, 50], HOSTILE: [HOSTILE, None], "train.parts": [[1, 2], [1, 2]]}
+    table = SideBySide("Settings that differ", ["a", "b"], rows, marked=True)
+    page = Page(render_report(ReportData("x", differing=[table, SideBySide("Environments", ["a", "b"], {})])))
+    assert len(page.all("mark")) == 2 and page.all("script") == []
+    assert "candidates.k 30 50" in page.text and "train.parts [1, 2] [1, 2]" in page.text
+    assert "Environments: none." in page.text
