@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from catalograph import evaluation, metric_tables
@@ -19,6 +20,7 @@ from catalograph.shortfalls import shortfalls
 from extract.decoding import decoding
 from extract.pictures import PictureLimits
 
+STAGES = ("prepare", "caption", "embed", "train", "recommend", "finetune", "rerank", "evaluate")
 PROTOCOLS = {
     "strict": "Protocol strict: models were refitted on train and validation for the number of epochs "
     "chosen there, and test lists leave out the items of both.",
@@ -110,7 +112,7 @@ def _history_note(road: Road) -> str:
 
 def _stages(road: Road) -> list[StageRow]:
     rows = []
-    for name in ("prepare", "caption", "embed", "train", "recommend", "finetune", "rerank", "evaluate"):
+    for name in STAGES:
         if road.is_done(name):
             stage = road.stage(name)
             counts, cost = stage.counts, road.path(name, "cost.json")
@@ -151,13 +153,34 @@ def _curves(road: Road) -> list[Chart]:
 
 
 def _provenance(road: Road) -> dict[str, str]:
+    """Where the page comes from: software, machine, models and inputs by content, results by hash."""
     environment = json.loads((road.run.path / "env.json").read_text())
-    hashes = {
-        f"stage {name}": str(road.hash_of(name))[:16]
-        for name in ("prepare", "embed", "train", "recommend")
-        if road.is_done(name)
-    }
+    packages = (f"{name} {version}" for name, version in environment.pop("packages").items() if version)
+    accelerators = environment.pop("accelerators")
     return {
-        **{key: str(value) for key, value in environment.items() if isinstance(value, str | int | float)},
-        **hashes,
+        **{key: str(value) for key, value in environment.items()},
+        "accelerators": ", ".join(accelerators) or "none",
+        "packages": ", ".join(packages),
+        **_models(road),
+        **{f"input {Path(path).name}": _short(digest) for path, digest in road.run.inputs().items()},
+        **{f"results of {name}": _short(road.stage(name).hash) for name in STAGES if road.is_done(name)},
     }
+
+
+def _models(road: Road) -> dict[str, str]:
+    """By use, the name of a model and the hash of its files."""
+    config, found = road.config, {}
+    if config.caption is not None:
+        engine = road.stage("caption").parts["engine"]
+        found["captioner"] = f"{config.caption.model} ({_short(engine.get('model'))})"
+    for name, feature in road.stage("embed").parts["features"].items() if config.features else ():
+        embed = config.features[name].embed or config.features[name].pictures
+        if embed is not None:
+            found[f"embedder of {name}"] = f"{embed.model} ({_short(feature['engine'].get('model'))})"
+    if config.rerank is not None and config.rerank.model is not None:
+        found["language model"] = f"{config.rerank.model} ({_short(road.stage('finetune').parts['model'])})"
+    return found
+
+
+def _short(digest: str | None) -> str:
+    return "no files" if digest is None else digest[:16]
