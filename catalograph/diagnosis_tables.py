@@ -48,7 +48,6 @@ def _gain_parts(found: Mapping[str, Any]) -> MetricTable:
         "Fusion: the retrievers' scores without the model, over the retrieved order. Of others: what the "
         "reranked lists lose when the same weights read histories of other people, or texts, captions or "
         "vectors of other items: more than the part would add to a model trained without it.",
-        detail=True,
     )  # fmt: skip
 
 

@@ -28,18 +28,15 @@ def shortfalls(road: Road, lists: Delivered, cards: ItemCards, found: Mapping[st
 def outcomes(lists: Delivered) -> list[Outcome]:
     """How many users find what they chose next among the first places, further down, or not at all."""
     judged = np.array([bool(lists.truths.get(str(user))) for user in lists.after.user_ids], dtype=bool)
-    places, users = first_places(lists.after, lists.truths)[judged], int(judged.sum())
-    top = int(((places > 0) & (places <= SHOWN)).sum())
-    below = int((places > SHOWN).sum())
-    rows = [
-        (f"among the first {SHOWN}", top, "served"),
-        (f"at places {SHOWN + 1} to {lists.after.k}", below, "retrieved, and another order could show it"),
-        (
-            f"not among the {lists.after.k} candidates",
-            users - top - below,
-            "lost by retrieval: no order of the candidates helps",
-        ),
-    ]
+    places, users, k = first_places(lists.after, lists.truths)[judged], int(judged.sum()), lists.after.k
+    first = min(SHOWN, k)
+    top, found = int(((places > 0) & (places <= first)).sum()), int((places > 0).sum())
+    rows = [(f"among the first {first}", top, "served")]
+    if k > first:
+        below = f"at places {first + 1} to {k}"
+        rows.append((below, found - top, "retrieved, and another order could show it"))
+    lost = f"not among the {k} candidates"
+    rows.append((lost, users - found, "lost by retrieval: no order of the candidates helps"))
     return [Outcome(name, count, count / max(users, 1), meaning) for name, count, meaning in rows]
 
 

@@ -125,6 +125,15 @@ def test_users_are_served_or_lost_by_order_or_lost_by_retrieval() -> None:
     assert [row.share for row in found] == pytest.approx([1 / 3] * 3)
 
 
+def test_short_lists_have_no_places_below_the_first() -> None:
+    lists = candidates(["found", "absent"], [["a", "b"], ["a", "b"]])
+    truths = {"found": frozenset("b"), "absent": frozenset("x")}
+    found = outcomes(Delivered(lists, lists, "retrieved", truths))
+    assert [(row.name, row.users) for row in found] == [
+        ("among the first 2", 1), ("not among the 2 candidates", 1),
+    ]  # fmt: skip
+
+
 def test_items_missed_by_most_come_first_with_how_often_they_were_wanted() -> None:
     lists = candidates(["u1", "u2", "u3"], [["a", "b"], ["a", "b"], ["b", "c"]])
     truths = {"u1": frozenset({"c", "a"}), "u2": frozenset({"c"}), "u3": frozenset({"c", "d"})}
