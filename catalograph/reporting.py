@@ -157,12 +157,13 @@ def _provenance(road: Road) -> dict[str, str]:
     environment = json.loads((road.run.path / "env.json").read_text())
     packages = (f"{name} {version}" for name, version in environment.pop("packages").items() if version)
     accelerators = environment.pop("accelerators")
+    inputs: Mapping[str, Any] = json.loads((road.run.path / "inputs.json").read_text())
     return {
         **{key: str(value) for key, value in environment.items()},
         "accelerators": ", ".join(accelerators) or "none",
         "packages": ", ".join(packages),
         **_models(road),
-        **{f"input {Path(path).name}": _short(digest) for path, digest in road.run.inputs().items()},
+        **{f"input {Path(path).name}": _short(row["sha256"]) for path, row in sorted(inputs.items())},
         **{f"results of {name}": _short(road.stage(name).hash) for name in STAGES if road.is_done(name)},
     }
 
