@@ -14,7 +14,7 @@ from recsys.ranking import id_places
 
 
 class ItemWeights:
-    """Scores X W of the binary train matrix X [U, I]. ``weights`` is W, CSR [I, I], empty until a model solves."""
+    """Scores X W of the binary train matrix X [U, I]. ``weights`` is W, CSR [I, I], at first empty."""
 
     def __init__(self, train: Interactions) -> None:
         self.axes = train.axes_hash()
