@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,17 @@ def test_versions_too_old_and_too_new_fail_with_the_command_that_mends_them(
     assert [found[name].status for name in ("old", "new", "good", "absent")] == ["fail", "fail", "ok", "fail"]
     assert found["old"].advice == found["new"].advice.replace("new", "old") == 'pip install "old>=2,<3"'
     assert found["absent"].advice == "pip install absent"
+
+
+def test_the_extras_it_names_can_be_installed(tmp_path: Path) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for extra, package, _ in doctor.EXTRAS:
+        named = {re.split(r"[\[=><]", line)[0] for line in project["optional-dependencies"][extra]}
+        assert package in named
+    advice = {found.name: found.advice for found in doctor.examine(tmp_path) if found.status == "note"}
+    assert advice.get("extra vllm", "").startswith("for captioning with vLLM: pip install") or (
+        doctor.installed("vllm") is not None
+    )
 
 
 def test_little_memory_and_little_disk_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
