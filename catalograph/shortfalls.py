@@ -20,8 +20,18 @@ MISSED, WEAKEST = 8, 6
 
 def shortfalls(road: Road, lists: Delivered, cards: ItemCards, found: Mapping[str, Any]) -> Shortfalls:
     """What the report's section on failures shows; `found` are the evaluation's findings."""
+    wanted, known = _wanted(lists), road.known
+    counts = np.bincount(known.item_rows, minlength=known.n_items)
+    choices: dict[str, int] = dict(zip(known.item_ids.tolist(), counts.tolist(), strict=True))
     return Shortfalls(
-        outcomes(lists), missed(road, lists, cards), _cold_note(road, lists), weakest(found, lists.name)
+        outcomes(lists),
+        [
+            MissedItem(cards[item], *wanted[item], choices.get(item, 0))
+            for item in sorted(wanted, key=lambda item: (-wanted[item][1], item))[:MISSED]
+            if wanted[item][1]
+        ],
+        _cold_note(lists, wanted, choices),
+        weakest(found, lists.name),
     )
 
 
@@ -38,14 +48,6 @@ def outcomes(lists: Delivered) -> list[Outcome]:
     lost = f"not among the {k} candidates"
     rows.append((lost, users - found, "lost by retrieval: no order of the candidates helps"))
     return [Outcome(name, count, count / max(users, 1), meaning) for name, count, meaning in rows]
-
-
-def missed(road: Road, lists: Delivered, cards: ItemCards) -> list[MissedItem]:
-    """The items that most users chose next without having them among their candidates."""
-    wanted, absent = _wanted(lists)
-    choices = _choices(road)
-    worst = sorted((item for item in absent if absent[item]), key=lambda item: (-absent[item], item))[:MISSED]
-    return [MissedItem(cards[item], wanted[item], absent[item], choices.get(item, 0)) for item in worst]
 
 
 def weakest(found: Mapping[str, Any], listed: str) -> MetricTable | None:
@@ -74,35 +76,24 @@ def weakest(found: Mapping[str, Any], listed: str) -> MetricTable | None:
     )  # fmt: skip
 
 
-def _wanted(lists: Delivered) -> tuple[dict[str, int], dict[str, int]]:
+def _wanted(lists: Delivered) -> dict[str, tuple[int, int]]:
     """By item, how many users chose it next, and how many of them lack it among their candidates."""
-    wanted: dict[str, int] = {}
-    absent: dict[str, int] = {}
-    for user, items in zip(lists.before.user_ids, lists.before.items, strict=True):
-        truths = lists.truths.get(str(user))
-        for item in truths or ():
-            wanted[item] = wanted.get(item, 0) + 1
-            absent[item] = absent.get(item, 0) + int(item not in items)
-    return wanted, absent
+    found: dict[str, tuple[int, int]] = {}
+    for user, items in zip(lists.before.user_ids.tolist(), lists.before.items.tolist(), strict=True):
+        for item in lists.truths.get(user, ()):
+            wanted, absent = found.get(item, (0, 0))
+            found[item] = wanted + 1, absent + (item not in items)
+    return found
 
 
-def _choices(road: Road) -> dict[str, int]:
-    known = road.known
-    counts = np.bincount(known.item_rows, minlength=known.n_items)
-    return dict(zip(known.item_ids.tolist(), counts.tolist(), strict=True))
-
-
-def _cold_note(road: Road, lists: Delivered) -> str:
-    wanted, absent = _wanted(lists)
-    choices = _choices(road)
+def _cold_note(lists: Delivered, wanted: Mapping[str, tuple[int, int]], choices: Mapping[str, int]) -> str:
     cold = {item for item, count in choices.items() if not count}
     if not cold:
         return "Every item of the catalogue was chosen before the test split."
-    shown = {str(item) for item in np.unique(lists.after.items[:, :SHOWN])} & cold
-    asked = sum(wanted.get(item, 0) for item in cold)
-    reached = asked - sum(absent.get(item, 0) for item in cold)
+    shown = set(np.unique(lists.after.items[:, :SHOWN]).tolist()) & cold
+    asked, lacking = (sum(wanted.get(item, (0, 0))[part] for item in cold) for part in (0, 1))
     return (
         f"{len(cold):,} of {len(choices):,} items were never chosen before the test split; {len(shown):,} "
         f"of them are among anybody's first {SHOWN}. Of {asked:,} held-out choices of such items "
-        f"{reached:,} are among the candidates."
+        f"{asked - lacking:,} are among the candidates."
     )

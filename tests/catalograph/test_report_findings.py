@@ -16,7 +16,7 @@ from catalograph.headlines import headlines
 from catalograph.item_cards import ItemCards
 from catalograph.report.data import Card
 from catalograph.road import Road
-from catalograph.shortfalls import missed, outcomes, shortfalls, weakest
+from catalograph.shortfalls import outcomes, shortfalls, weakest
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions, interactions_from
 from rerank.fusion import Fusion, fused
@@ -141,9 +141,9 @@ def test_items_missed_by_most_come_first_with_how_often_they_were_wanted() -> No
         Road, SimpleNamespace(known=choices([("u1", "b"), ("u2", "c"), ("u3", "c")], ["a", "b", "c", "d"]))
     )
     delivered = Delivered(lists, lists, "retrieved", truths)
-    rows = missed(road, delivered, CARDS)
+    found: dict[str, Any] = {"lists": {"retrieved": {}}, "groups": {}}
+    rows = shortfalls(road, delivered, CARDS, found).missed
     assert [(r.card.title, r.wanted, r.missed, r.choices) for r in rows] == [("C", 3, 2, 2), ("D", 1, 1, 0)]
-    found = {"lists": {"retrieved": {}}, "groups": {}}
     # a and d were never chosen; a is shown; of their two held-out choices one is a candidate.
     assert shortfalls(road, delivered, CARDS, found).cold_note == (
         "2 of 4 items were never chosen before the test split; 1 of them are among anybody's first 10. "
