@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from catalograph.evaluation import DELIVERED, reranked_names
 from catalograph.reranking import read_fusions
 from catalograph.road import Road
 from recsys.candidates import Candidates
 from rerank.fusion import Fusion, fusion_inputs
-from rerank.gate import GATED
 from rerank.lists import truths_of
 
 
@@ -62,7 +62,8 @@ def read_delivered(road: Road) -> Delivered:
     truths = truths_of(road.part("test"))
     if road.config.rerank is None:
         return Delivered(before, before, "retrieved", truths)
-    name = "reranked" if road.config.rerank.gate is None else GATED
+    made = reranked_names(road.config.rerank)
+    name = next(listed for listed in DELIVERED if listed in made)
     fused = Candidates.from_parquet(road.path("rerank", "reranked.parquet"))
     after = fused if name == "reranked" else Candidates.from_parquet(road.path("rerank", f"{name}.parquet"))
     return Delivered(before, after, name, truths, read_fusions(road)["reranked"], fused)

@@ -12,17 +12,15 @@ import pyarrow as pa
 
 from catalograph.comparison import per_user
 from catalograph.config import flatten, redact
+from catalograph.evaluation import DELIVERED
 from catalograph.headlines import difference_headline
 from catalograph.integrity import read_json, read_sealed, stage_folders, stored_config
 from catalograph.report.data import Headline, Interval, MetricRow, MetricTable, ReportData, SideBySide
 from catalograph.report.words import duration
 from extract.errors import InvalidData
 from recsys.significance import bootstrap_means, holm, permutation_tests
-from rerank.gate import GATED
 
 OTHER_SPLIT = "These runs hold out different choices: differences are also due to that."
-DELIVERED = (GATED, "reranked", "retrieved")
-"""The list a run delivers is the first of these that it has."""
 
 
 def compare_side_by_side(runs: Sequence[Path], listed: str | None = None, *, seed: int = 0) -> dict[str, Any]:
