@@ -420,6 +420,34 @@ def test_tune_tells_what_to_set(
     ]
 
 
+def test_worth_works_in_a_folder_of_its_own_and_prints_what_it_found(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float | None]] = []
+    printed: list[Any] = []
+    monkeypatch.setattr(
+        "catalograph.worth.worth",
+        lambda config, folder, price, _: asked.append((str(folder), price)) or "found",
+    )
+    monkeypatch.setattr("catalograph.console.print_worth", printed.append)
+    assert main(["worth", "-c", "shop.yaml", "--run-dir", "runs/mine", "--price", "2.5"]) == 0
+    assert asked == [("runs/worth-mine", 2.5)] and printed == ["found"]
+    assert (shop / "runs" / "worth-mine").is_dir()
+
+
+def test_search_prints_a_line_per_finding(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rerank.search.read_run", lambda *paths: [path.name for path in paths])
+    monkeypatch.setattr(
+        "catalograph.searching.rerank_results",
+        lambda results, settings, out, **more: {"queries": results, "model": settings.model, "out": str(out)},
+    )
+    run = ["--trec", "t", "--queries", "q", "--texts", "d", "--model", "m", "--out", "o.trec"]
+    assert main(["rerank", *run]) == 0
+    assert capsys.readouterr().out.splitlines() == ["queries: ['t', 'q', 'd']", "model: m", "out: o.trec"]
+
+
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "RunConfig"

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from catalograph.config import RunConfig
 from catalograph.delivered import Delivered
@@ -17,6 +18,9 @@ from catalograph.item_cards import ItemCards
 from catalograph.report.data import Card
 from catalograph.road import Road
 from catalograph.shortfalls import outcomes, shortfalls, weakest
+from extract.decoding import decoding
+from extract.items import Catalog, Item
+from extract.pictures import PictureLimits, PictureSource
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions, interactions_from
 from rerank.fusion import Fusion, fused
@@ -241,3 +245,21 @@ def test_a_run_of_one_list_has_one_headline(tmp_path: Path) -> None:
     }  # fmt: skip
     (line,) = headlines(run_config(tmp_path, evaluate={}), found, "merged", "retrieved")
     assert line.value == "0.0800"
+
+
+def test_a_card_is_made_once_and_a_picture_that_cannot_be_used_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (80, 40), (200, 0, 0)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    items = [Item("a", picture="good.png", title="A"), Item("b", picture="bad.png"), Item("c", title="C")]
+    monkeypatch.setattr("catalograph.item_cards.captions", lambda road: {"a": "a red one"})
+    catalog = Catalog.from_items(items, PictureSource(tmp_path))
+    with decoding(PictureLimits(), 0) as decoder:
+        cards = ItemCards(cast(Road, SimpleNamespace(catalog=catalog)), decoder)
+        good, bad, plain = cards["a"], cards["b"], cards["c"]
+        assert cards["a"] is good
+    assert (good.title, good.caption) == ("A", "a red one") and (good.picture or "").startswith(
+        "data:image/jpeg"
+    )
+    assert (bad.picture, bad.caption, plain.picture) == (None, None, None)
