@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from extract import store as module
-from extract.errors import InvalidData, RunFolderError
-from extract.manifest import ShardRow
+from extract.errors import InvalidData, ResourceExhausted, RunFolderError
+from extract.manifest import Manifest, ShardRow
 from extract.store import BadRow, ShardStore, bucket_of, content_hash, group_by_bucket
 
 ADVICE = "run the stage again: only damaged shards are recomputed"
@@ -179,6 +181,30 @@ def test_problems_are_named_file_by_file(tmp_path: Path) -> None:
         missing, torn, "manifest.jsonl line 3: damaged", "shards/a: not in the manifest",
         "shards/b: not in the manifest",
     ]  # fmt: skip
+
+
+def test_a_damaged_last_line_that_is_whole_is_no_torn_one(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path, {}, 1)
+    assert store.manifest.path == tmp_path / "manifest.jsonl"
+    store.commit(0, b"x", "txt", n_in=1, n_absent=0, input_sha256="", bad=[])
+    with store.manifest.path.open("ab") as file:
+        file.write(b"changed\n")
+    # A kill leaves half a line; this one was written to its end, so somebody changed it.
+    assert store.verify(committed_only=True) == store.verify() == ["manifest.jsonl line 2: damaged"]
+
+
+def test_a_full_disk_names_the_manifest_and_what_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ShardRow(0, 1, 1, 0, 0, "", "shards/00000.txt", "", 1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceExhausted, match=f"no room to write {len(row.line())} bytes") as caught:
+        Manifest(tmp_path / "manifest.jsonl").append(row)
+    assert str(tmp_path / "manifest.jsonl") in caught.value.where
 
 
 @pytest.mark.parametrize(
