@@ -18,12 +18,12 @@ from rerank.losses import LOSSES, listnet
 from rerank.teacher import taught
 
 FORMS: dict[str, dict[str, Any]] = {
-    "text": {"form": "text"},
+    "text": {"form": "text", "finetune.learning_rate": 1e-3},
     "token": {
         "form": "token", "model": None, "finetune.loss": "listnet", "finetune.rank_weight": 1.0,
         "finetune.average": 0.99, "finetune.epochs": 6, "finetune.patience": 4,
     },
-    "hybrid": {"form": "hybrid"},
+    "hybrid": {"form": "hybrid", "finetune.learning_rate": 1e-3},
 }  # fmt: skip
 
 
