@@ -35,7 +35,7 @@ from extract.store import write_atomic
 from recsys.candidates import Candidates
 from rerank.diagnosis import arrived, by_slot, flips, score_pairs
 from rerank.fusion import Fusion, fit_fusion, fused
-from rerank.inference import Cost, Scorer, held_within, ordered_by, rank_lists, reorder
+from rerank.inference import Cost, OneByOne, Reader, Scorer, held_within, ordered_by, rank_lists, reorder
 from rerank.lambdamart import LambdaMart, fit_lambdamart
 from rerank.lists import RankingList, in_one_window
 from rerank.prompts import LAYOUTS
@@ -121,9 +121,11 @@ def finetune(road: Road) -> Counts:
         write_decisions(road, judged[0], orders)
         outputs.append(FILE)
     if settings.gate is not None and settings.gate.parts:
+        readers: dict[bool, Reader] = {True: OneByOne(scorer), False: scorer}
         write_gain_parts(
-            road, judged, orders, lambda part, own: _orders(road, scorer, *part, Cost(), own)["reranked"]
-        )
+            road, judged, orders,
+            lambda part, own, alone: _orders(road, readers[alone], *part, Cost(), own)["reranked"],
+        )  # fmt: skip
         outputs.append(PARTS)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
@@ -151,7 +153,7 @@ def rerank(road: Road) -> Counts:
 
 def _orders(
     road: Road,
-    scorer: Scorer,
+    scorer: Reader,
     candidates: Candidates,
     lists: list[RankingList],
     cost: Cost,
