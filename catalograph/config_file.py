@@ -201,7 +201,7 @@ def _error(problems: Sequence[Problem], lines: Mapping[tuple[str, ...], str], so
     return ConfigError(
         "C001",
         f"{count} in {source}\n  " + "\n  ".join(rows),
-        next_step="correct them, then: catalograph validate -c CONFIG  (all keys: validate --schema)",
+        next_step="correct them, then: catalograph validate -c CONFIG  (all keys: catalograph schema)",
     )
 
 

@@ -89,6 +89,8 @@ class RunSummary:
     """All that the evaluation found: intervals, comparisons, groups, what lists are like."""
     tables: list[MetricTable] = field(default_factory=list)
     report: Path | None = None
+    lists: Path | None = None
+    """The lists to deliver, one row per user and place: gated, else reranked, else as retrieved."""
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -97,6 +99,7 @@ class RunSummary:
             "stages": self.stages,
             "metrics": self.metrics,
             "evaluation": self.evaluation,
+            "lists": None if self.lists is None else str(self.lists),
             "report": None if self.report is None else str(self.report),
         }
 
@@ -150,7 +153,15 @@ def run_stages(
             summary.tables = metric_tables.tables(summary.evaluation)
         if run.report_path.is_file():
             summary.report = run.report_path
+        summary.lists = delivered_lists(road)
     return summary
+
+
+def delivered_lists(road: Road) -> Path | None:
+    """The best lists that the entered stages have made: gated, else reranked, else as retrieved."""
+    names = (("rerank", "gated"), ("rerank", "reranked"), ("recommend", "test"))
+    made = (road.path(stage, f"{name}.parquet") for stage, name in names if road.is_done(stage))
+    return next((path for path in made if path.is_file()), None)
 
 
 @contextmanager
