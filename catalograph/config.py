@@ -21,6 +21,7 @@ from catalograph.feature_config import FeatureConfig
 from catalograph.worth_settings import WorthConfig
 from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig
+from extract.errors import ConfigError
 from extract.items import CatalogColumns
 from extract.store import fingerprint
 from recsys.filters import FilterConfig
@@ -60,8 +61,9 @@ class DataConfig(_Section):
     """The items: CSV, Parquet or JSON lines, gzip allowed."""
     pictures: str | None = None
     """Folder or zip file with the pictures."""
-    interactions: str
-    """Who chose what: CSV, Parquet, JSON lines, RecBole's or MMRec's .inter, a folder saved by datasets."""
+    interactions: str | None = None
+    """Who chose what: CSV, Parquet, JSON lines, RecBole's or MMRec's .inter, a folder saved by datasets.
+    null: features only."""
     catalog_columns: CatalogColumns = CatalogColumns()
     """Names of the catalogue's columns."""
     interaction_columns: InteractionColumns = InteractionColumns()
@@ -93,7 +95,13 @@ class DataConfig(_Section):
 
     @property
     def interactions_path(self) -> Path:
-        """The interactions file."""
+        """The interactions file; ConfigError C004 where the configuration is about features only."""
+        if self.interactions is None:
+            raise ConfigError(
+                "C004", "this needs interactions, and the configuration names none",
+                where="data.interactions",
+                next_step="name the table of who chose what; `catalograph extract` works without",
+            )  # fmt: skip
         return self.under_root(self.interactions)
 
 
@@ -191,8 +199,8 @@ class RunConfig(_Section):
     """The captioner; null: no captions."""
     features: dict[str, FeatureConfig] = {}
     """Named modalities."""
-    retrievers: Annotated[dict[str, RetrieverConfig], Field(min_length=1)]
-    """Named retrievers; more than one gives each candidate more than one score."""
+    retrievers: dict[str, RetrieverConfig] = {}
+    """Named retrievers, at least one beside `data.interactions`; several give a candidate several scores."""
     candidates: CandidatesConfig = CandidatesConfig()
     """Which candidates are handed on."""
     rerank: RerankConfig | None = None
