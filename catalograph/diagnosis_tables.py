@@ -49,7 +49,6 @@ def _gain_parts(found: Mapping[str, Any]) -> MetricTable:
         "reranked lists lose when the same weights read each candidate alone. Of others: when they read "
         "histories of other people, or texts, captions or vectors of other items. All of them are more than "
         "the part would add to a model trained without it.",
-        detail=True,
     )  # fmt: skip
 
 

@@ -61,6 +61,10 @@ class RunFolder:
         """Where the HTML report goes; outside ``stages/``, because a report holds times."""
         return self.path / "report" / "index.html"
 
+    def inputs(self) -> dict[str, str]:
+        """The content hash of every input read so far, by path."""
+        return {path: str(row["sha256"]) for path, row in sorted(self._inputs.items())}
+
     def stage(self, name: str, fingerprint_parts: Mapping[str, Any], *, renew: bool = False) -> StageFolder:
         """The stage `name`, made from `fingerprint_parts` (JSON values: settings, hashes of inputs).
 

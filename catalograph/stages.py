@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -150,7 +151,8 @@ def run_stages(
                 started = time.perf_counter()
                 run.log("stage", stage=name, state="start")
                 counts = stage.work(road)
-                kept.finish(counts.outputs, counts.as_dict(), time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                kept.finish(counts.outputs, counts.as_dict(), seconds, peak_mib())
                 run.log("stage", stage=name, state="done", **counts.as_dict())
             summary.stages[name] = {"seconds": kept.seconds, "reused": reused, **kept.counts}
         if road.is_done("evaluate"):
@@ -191,6 +193,11 @@ def finished_road(
                     next_step=f"run `catalograph {stages[-1]} --run-dir {folder}` first",
                 )
         yield road
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held since it began, in MiB, child processes aside."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _with_needs(

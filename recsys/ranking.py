@@ -12,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from threadpoolctl import ThreadpoolController
 
 from extract.errors import InvalidData
 from recsys.order import NO_ITEM, Keys, id_places, scores_of, sort_keys
 from recsys.sparse_ranking import SparseScores, positive_best
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 # The order is part of what ranking is; it lives apart so that ranking sparse scores can use it.
 __all__ = ["NO_ITEM", "Factors", "Keys", "Recommender", "best_columns", "blocks", "exact_ranks", "id_places"]
