@@ -23,7 +23,7 @@ class RunLog(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__(logging.INFO)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         for name in _PACKAGES:
             logging.getLogger(name).addHandler(self)
 

@@ -53,7 +53,8 @@ class RunFolder:
 
     def __init__(self, path: Path, config: RunConfig, lock: IO[str]) -> None:
         self.path, self.config, self._lock = path, config, lock
-        self._inputs: dict[str, dict[str, Any]] = read_json(path / "inputs.json") or {}
+        remembered = read_json(path / "inputs.json")
+        self._inputs: dict[str, Any] = remembered if isinstance(remembered, dict) else {}
         self._log = RunLog(path / "logs" / "run.jsonl")
 
     @property
@@ -107,7 +108,8 @@ class RunFolder:
         else:
             raise UnsafeInput("U101", "an input file is missing", where=str(path))
         key = str(path.resolve())
-        seen = self._inputs.get(key, {})
+        seen = self._inputs.get(key)
+        seen = seen if isinstance(seen, dict) and "sha256" in seen else {}
         if {name: seen.get(name) for name in stamp} != stamp:
             content = _folder_hash(path, files) if path.is_dir() else hash_file(path)
             seen = stamp | {"sha256": content}
@@ -270,12 +272,13 @@ def _open_record(folder: Path) -> dict[str, Any]:
         "catalograph": environment()["catalograph"],
         "created_at": now(),
     }
-    if int(run.get("format_version", 0)) > FORMAT_VERSION:
+    version = run.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise RunFolderError(
             "R105",
             "the run folder was made by a newer catalograph",
             where=str(folder),
-            why=f"format {run['format_version']}, this version reads up to {FORMAT_VERSION}",
+            why=f"format {version}, this version reads up to {FORMAT_VERSION}",
             next_step="upgrade catalograph, or use a new --run-dir",
         )
     return run
