@@ -92,7 +92,9 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 def _failed(error: Exception, as_json: bool, verbose: bool) -> int:
     from extract.errors import CatalographError
+    from extract.faults import exhausted
 
+    error = exhausted(error)
     known = isinstance(error, CatalographError)
     code = error.exit_code if isinstance(error, CatalographError) else 1
     if verbose:

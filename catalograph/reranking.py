@@ -29,6 +29,7 @@ from catalograph.rerank_lists import (
 )
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
+from extract.disk import need_room
 from extract.errors import InvalidData
 from extract.models import find_model
 from extract.store import write_atomic
@@ -260,6 +261,7 @@ def _save(scorer: Scorer, folder: Path, settings: RerankConfig) -> None:
     for config in scorer.model.peft_config.values():
         config.target_modules = sorted(config.target_modules)
         config.base_model_name_or_path = settings.model
+    need_room(folder, sum(p.numel() * p.element_size() for p in scorer.model.parameters() if p.requires_grad))
     # No embedding is trained; left to itself, peft would ask the model hub whether the vocabulary has grown.
     scorer.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
 

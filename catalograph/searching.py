@@ -37,9 +37,15 @@ def search_settings(model: str, sets: Sequence[str]) -> RerankConfig:
         key, _, value = pair.partition("=")
         *sections, name = key.split(".")
         table = raw
-        for section in sections:
-            table = table.setdefault(section, {})
-        table[name] = parse_value(value)
+        try:
+            for section in sections:
+                table = table.setdefault(section, {})
+            table[name] = parse_value(value)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                "C001", "a setting of the reranker is wrong", where=f"--set {pair}", why=str(error),
+                next_step="write: section.key=value",
+            ) from error  # fmt: skip
     try:
         settings = RerankConfig.model_validate(raw)
     except ValidationError as error:
