@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from catalograph import evaluation, metric_tables
+from catalograph.config import flatten
 from catalograph.extraction import captions, quarantined
 from catalograph.report.data import (
     Card,
@@ -23,6 +24,7 @@ from catalograph.report.data import (
 from catalograph.report.render import picture_uri, write_report
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
+from catalograph.trackers import Told, tell_trackers
 from extract.decoding import Decoder, decoding
 from extract.pictures import BadPicture, PictureLimits
 from recsys.candidates import Candidates
@@ -40,18 +42,20 @@ PROTOCOLS = {
 
 def report_parts(road: Road) -> dict[str, Any]:
     """What the page is made from."""
-    return {"evaluate": road.hash_of("evaluate"), "report": road.config.report.model_dump(mode="json")}
+    told = {"report_to": list(road.config.report_to)} if road.config.report_to else {}
+    shown = road.config.report.model_dump(mode="json")
+    return {"evaluate": road.hash_of("evaluate"), "report": shown, **told}
 
 
 def report(road: Road) -> Counts:
     """Writes the HTML page; it holds times, so it lies outside the declared results."""
-    examples = _examples(road)
+    examples, found, curves = _examples(road), evaluation.read_metrics(road), _curves(road)
     data = ReportData(
         title=road.config.report.title,
         notice=road.config.report.notice,
         notes=_notes(road),
-        metrics=metric_tables.tables(evaluation.read_metrics(road)),
-        curves=_curves(road),
+        metrics=metric_tables.tables(found),
+        curves=curves,
         users=examples,
         history_note=_history_note(road),
         stages=_stages(road),
@@ -61,7 +65,22 @@ def report(road: Road) -> Counts:
         provenance=_provenance(road),
     )
     write_report(data, road.run.report_path)
+    if road.config.report_to:
+        tell_trackers(road.config.report_to, _told(road, found, curves), road.run.path / "trackers")
     return Counts(len(examples), len(examples))
+
+
+def _told(road: Road, found: Mapping[str, Any], curves: Sequence[Chart]) -> Told:
+    return Told(
+        name=road.run.path.name,
+        settings=flatten(road.config.redacted()),
+        curves={f"{chart.title}/{series.name}": series.points for chart in curves for series in chart.series},
+        metrics={
+            f"test/{listed}/{metric}": value
+            for listed, row in evaluation.means(found).items()
+            for metric, value in row.items()
+        },
+    )
 
 
 def _notes(road: Road) -> list[str]:

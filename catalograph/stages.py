@@ -16,6 +16,7 @@ from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
 from catalograph.road import Counts, Road
 from catalograph.runs import open_run
+from catalograph.trackers import need_trackers
 from catalograph.updating import hold
 from catalograph.workplace import Extraction
 from extract.errors import MissingPrerequisite
@@ -118,6 +119,9 @@ def run_stages(
         extraction: how extraction stages go about it.
     """
     asked = _with_needs(config, stages)
+    if config.report_to and "report" in asked:
+        # Told now, not after hours of training.
+        need_trackers(config.report_to)
     summary = RunSummary(folder)
     with ExitStack() as held:
         run = held.enter_context(open_run(folder, config))
