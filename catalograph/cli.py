@@ -16,6 +16,7 @@ from catalograph.extract_verbs import estimate, extract
 from catalograph.feature_verbs import export, probe
 from catalograph.init_verb import init, schema
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
+from catalograph.redteam_verb import redteam
 from catalograph.rerank_verb import rerank
 from catalograph.run_verbs import compare, newcomers, tune, worth
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
@@ -220,6 +221,7 @@ app.command()(newcomers)
 app.command()(compare)
 app.command()(tune)
 app.command()(worth)
+app.command()(redteam)
 
 
 @app.command()

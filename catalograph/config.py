@@ -33,7 +33,8 @@ from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
-    *("run_dir", "data.root", "data.memory_gib", "report", "tune", "worth", "max_bad", "threads"),
+    *("run_dir", "data.root", "data.memory_gib", "report", "report_to", "tune", "worth"),
+    *("max_bad", "threads"),
     *("candidates.memory_gib", "caption.decoders", "features.*.pictures.decoders"),
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
 )
@@ -209,6 +210,8 @@ class RunConfig(_Section):
     """What is measured."""
     report: ReportConfig = ReportConfig()
     """The HTML report."""
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Trackers that get a copy of the report's curves and means, where installed; offline unless told."""
     tune: TuneConfig = TuneConfig()
     """The search of `catalograph tune`."""
     worth: WorthConfig = WorthConfig()

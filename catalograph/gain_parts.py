@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from catalograph.extraction import captions, feature_tables
 from catalograph.gating import config_of
-from catalograph.rerank_lists import Part, item_texts, lists_with, settings_of
+from catalograph.rerank_lists import Part, item_texts, item_words, lists_with, settings_of
 from catalograph.road import Road
-from extract.prompts import render_text
 from extract.store import write_atomic
 from recsys.candidates import Candidates
 from recsys.knock_outs import permuted
@@ -82,11 +81,11 @@ def _of_others(road: Road, part: Part) -> Iterator[tuple[str, Part, Mapping[str,
 
 def _texts(road: Road, *, of_captions: bool) -> dict[str, str]:
     """Items' texts with the captions, or all but the captions, of other items."""
-    written, template, items = captions(road), settings_of(road).item, list(road.catalog)
+    written, words, items = captions(road), item_words(road), list(road.catalog)
     others = [items[n] for n in np.random.default_rng([road.config.seed, 4]).permutation(len(items))]
     return {
-        item.item_id: render_text(template, item, written.get(other.item_id))
+        item.item_id: words(item, written.get(other.item_id))
         if of_captions
-        else render_text(template, other, written.get(item.item_id))
+        else words(other, written.get(item.item_id))
         for item, other in zip(items, others, strict=True)
     }

@@ -54,7 +54,8 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "recommend": road.hash_of("recommend"),
         "caption": road.hash_of("caption") if "{caption}" in settings.item else None,
         "embed": road.hash_of("embed") if needs_inputs(settings) and settings.token.features else None,
-        "rerank": settings.model_dump(mode="json"),
+        # Without limits a run is the one that older versions made.
+        "rerank": settings.model_dump(mode="json", exclude=None if settings.guard else {"guard"}),
         "layout": asdict(LAYOUTS[settings.prompt]),
         "model": None if settings.model is None else find_model(*_model(settings)).identity,
         "catalog": road.catalog_parts(),
@@ -136,7 +137,7 @@ def rerank(road: Road) -> Counts:
     """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
     candidates, lists = final_lists(road)
-    scorer, cost = _load_trained(road, lists), Cost()
+    scorer, cost = load_trained(road, lists), Cost()
     orders = _orders(road, scorer, candidates, lists, cost, item_texts(road))
     if settings_of(road).gate is not None:
         orders["gated"] = gated_lists(road, candidates, orders)
@@ -221,7 +222,8 @@ def _soft(road: Road, entry: RankingList) -> Scorer:
     return build_token_scorer(settings, entry, seed=seed)
 
 
-def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+def load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+    """The trained scorer, for lists like these; it can no longer be trained."""
     from extract.transformers_captioner import pick_device
 
     settings, folder = _resolved(settings_of(road)), road.path("finetune", "adapter")
@@ -232,10 +234,10 @@ def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
         text.model.to(pick_device(road.config.device))
         text.pack()
         return text
-    from rerank.token import load_trained
+    from rerank.token import load_trained as load_weights
 
     scorer = _soft(road, lists[0])
-    load_trained(scorer, folder / TRAINED)
+    load_weights(scorer, folder / TRAINED)
     return _placed(road, scorer)
 
 

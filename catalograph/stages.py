@@ -17,6 +17,7 @@ from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
 from catalograph.road import Counts, Road
 from catalograph.runs import open_run
+from catalograph.trackers import need_trackers
 from catalograph.updating import hold
 from catalograph.workplace import Extraction
 from extract.errors import MissingPrerequisite
@@ -128,6 +129,9 @@ def run_stages(
         table: the stages there are, in order; `STAGES` with more of them, or others in their place.
     """
     asked = _with_needs(config, stages, table)
+    if config.report_to and "report" in asked:
+        # Told now, not after hours of training.
+        need_trackers(config.report_to)
     summary = RunSummary(folder)
     with ExitStack() as held:
         run = held.enter_context(open_run(folder, config))
