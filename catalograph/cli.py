@@ -14,7 +14,9 @@ import typer
 
 from catalograph.extract_verbs import estimate, extract
 from catalograph.feature_verbs import export, probe
+from catalograph.init_verb import init, schema
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
+from catalograph.redteam_verb import redteam
 from catalograph.rerank_verb import rerank
 from catalograph.run_verbs import compare, newcomers, tune, worth
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
@@ -91,7 +93,9 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 def _failed(error: Exception, as_json: bool, verbose: bool) -> int:
     from extract.errors import CatalographError
+    from extract.faults import exhausted
 
+    error = exhausted(error)
     known = isinstance(error, CatalographError)
     code = error.exit_code if isinstance(error, CatalographError) else 1
     if verbose:
@@ -175,6 +179,10 @@ app.command()(export)
 app.command()(probe)
 
 
+app.command()(init)
+app.command()(schema)
+
+
 @app.command()
 def doctor(
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Where runs would be written.")] = Path("runs"),
@@ -198,15 +206,9 @@ def doctor(
 def validate(
     config: Config = None,
     sets: Set = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check the configuration and the headers of the data, without loading a model; all problems at once."""
-    if schema:
-        from catalograph.config import config_schema
-
-        typer.echo(json.dumps(config_schema(), indent=1))
-        return
     from catalograph.validate import check_inputs
 
     resolved = load_run(config, sets, None)
@@ -219,6 +221,7 @@ app.command()(newcomers)
 app.command()(compare)
 app.command()(tune)
 app.command()(worth)
+app.command()(redteam)
 
 
 @app.command()

@@ -48,6 +48,8 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
         print_stages(result["stages"])
     print_tables(tables, console)
     # Not through rich, which would break a long path into two lines.
+    if result.get("lists"):
+        console.file.write(f"\nranked lists: {result['lists']}\n")
     console.file.write(f"{result.get('report') or result['run_dir']}\n")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from catalograph import evaluation, metric_tables
+from catalograph.config import flatten
 from catalograph.delivered import read_delivered
 from catalograph.examples import examples
 from catalograph.extraction import quarantined
@@ -17,6 +18,7 @@ from catalograph.report.data import Chart, QuarantineRow, ReportData, Series, St
 from catalograph.report.render import write_report
 from catalograph.road import Counts, Road
 from catalograph.shortfalls import shortfalls
+from catalograph.trackers import Told, tell_trackers
 from extract.decoding import decoding
 from extract.pictures import PictureLimits
 
@@ -31,7 +33,9 @@ PROTOCOLS = {
 
 def report_parts(road: Road) -> dict[str, Any]:
     """What the page is made from."""
-    return {"evaluate": road.hash_of("evaluate"), "report": road.config.report.model_dump(mode="json")}
+    told = {"report_to": list(road.config.report_to)} if road.config.report_to else {}
+    shown = road.config.report.model_dump(mode="json")
+    return {"evaluate": road.hash_of("evaluate"), "report": shown, **told}
 
 
 def report(road: Road) -> Counts:
@@ -41,6 +45,7 @@ def report(road: Road) -> Counts:
     with decoding(limits, 1) as decoder:
         cards = ItemCards(road, decoder)
         shown, short = examples(road, lists, cards), shortfalls(road, lists, cards, found)
+    curves = _curves(road)
     leader = json.loads(road.path("recommend", "leader.json").read_text())
     data = ReportData(
         title=road.config.report.title,
@@ -49,7 +54,7 @@ def report(road: Road) -> Counts:
         headlines=headlines(road.config, found, leader["order_by"], lists.name),
         metrics=metric_tables.tables(found),
         shortfalls=short,
-        curves=_curves(road),
+        curves=curves,
         users=shown,
         history_note=_history_note(road),
         stages=_stages(road),
@@ -59,7 +64,22 @@ def report(road: Road) -> Counts:
         provenance=_provenance(road),
     )
     write_report(data, road.run.report_path)
+    if road.config.report_to:
+        tell_trackers(road.config.report_to, _told(road, found, curves), road.run.path / "trackers")
     return Counts(len(shown), len(shown))
+
+
+def _told(road: Road, found: Mapping[str, Any], curves: Sequence[Chart]) -> Told:
+    return Told(
+        name=road.run.path.name,
+        settings=flatten(road.config.redacted()),
+        curves={f"{chart.title}/{series.name}": series.points for chart in curves for series in chart.series},
+        metrics={
+            f"test/{listed}/{metric}": value
+            for listed, row in evaluation.means(found).items()
+            for metric, value in row.items()
+        },
+    )
 
 
 def _notes(road: Road) -> list[str]:

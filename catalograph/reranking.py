@@ -29,13 +29,14 @@ from catalograph.rerank_lists import (
 )
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
+from extract.disk import need_room
 from extract.errors import InvalidData
 from extract.models import find_model
 from extract.store import write_atomic
 from recsys.candidates import Candidates
 from rerank.diagnosis import arrived, by_slot, flips, score_pairs
 from rerank.fusion import Fusion, fit_fusion, fused
-from rerank.inference import Cost, Scorer, held_within, ordered_by, rank_lists, reorder
+from rerank.inference import Cost, OneByOne, Reader, Scorer, held_within, ordered_by, rank_lists, reorder
 from rerank.lambdamart import LambdaMart, fit_lambdamart
 from rerank.lists import RankingList, in_one_window
 from rerank.prompts import LAYOUTS
@@ -53,7 +54,8 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "recommend": road.hash_of("recommend"),
         "caption": road.hash_of("caption") if "{caption}" in settings.item else None,
         "embed": road.hash_of("embed") if needs_inputs(settings) and settings.token.features else None,
-        "rerank": settings.model_dump(mode="json"),
+        # Without limits a run is the one that older versions made.
+        "rerank": settings.model_dump(mode="json", exclude=None if settings.guard else {"guard"}),
         "layout": asdict(LAYOUTS[settings.prompt]),
         "model": None if settings.model is None else find_model(*_model(settings)).identity,
         "catalog": road.catalog_parts(),
@@ -121,9 +123,11 @@ def finetune(road: Road) -> Counts:
         write_decisions(road, judged[0], orders)
         outputs.append(FILE)
     if settings.gate is not None and settings.gate.parts:
+        readers: dict[bool, Reader] = {True: OneByOne(scorer), False: scorer}
         write_gain_parts(
-            road, judged, orders, lambda part, own: _orders(road, scorer, *part, Cost(), own)["reranked"]
-        )
+            road, judged, orders,
+            lambda part, own, alone: _orders(road, readers[alone], *part, Cost(), own)["reranked"],
+        )  # fmt: skip
         outputs.append(PARTS)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
@@ -133,7 +137,7 @@ def rerank(road: Road) -> Counts:
     """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
     candidates, lists = final_lists(road)
-    scorer, cost = _load_trained(road, lists), Cost()
+    scorer, cost = load_trained(road, lists), Cost()
     orders = _orders(road, scorer, candidates, lists, cost, item_texts(road))
     if settings_of(road).gate is not None:
         orders["gated"] = gated_lists(road, candidates, orders)
@@ -151,7 +155,7 @@ def rerank(road: Road) -> Counts:
 
 def _orders(
     road: Road,
-    scorer: Scorer,
+    scorer: Reader,
     candidates: Candidates,
     lists: list[RankingList],
     cost: Cost,
@@ -218,7 +222,8 @@ def _soft(road: Road, entry: RankingList) -> Scorer:
     return build_token_scorer(settings, entry, seed=seed)
 
 
-def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+def load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+    """The trained scorer, for lists like these; it can no longer be trained."""
     from extract.transformers_captioner import pick_device
 
     settings, folder = _resolved(settings_of(road)), road.path("finetune", "adapter")
@@ -229,10 +234,10 @@ def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
         text.model.to(pick_device(road.config.device))
         text.pack()
         return text
-    from rerank.token import load_trained
+    from rerank.token import load_trained as load_weights
 
     scorer = _soft(road, lists[0])
-    load_trained(scorer, folder / TRAINED)
+    load_weights(scorer, folder / TRAINED)
     return _placed(road, scorer)
 
 
@@ -258,6 +263,7 @@ def _save(scorer: Scorer, folder: Path, settings: RerankConfig) -> None:
     for config in scorer.model.peft_config.values():
         config.target_modules = sorted(config.target_modules)
         config.base_model_name_or_path = settings.model
+    need_room(folder, sum(p.numel() * p.element_size() for p in scorer.model.parameters() if p.requires_grad))
     # No embedding is trained; left to itself, peft would ask the model hub whether the vocabulary has grown.
     scorer.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
 

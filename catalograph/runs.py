@@ -19,6 +19,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -39,7 +40,7 @@ from catalograph.integrity import (
 from catalograph.progress import Progress
 from catalograph.run_log import RunLog, now
 from catalograph.stage_folder import StageFolder
-from extract.errors import RunFolderError, UnsafeInput
+from extract.errors import ResourceExhausted, RunFolderError, UnsafeInput
 from extract.store import content_hash as hash_of
 from extract.store import hash_file, write_atomic
 
@@ -53,7 +54,8 @@ class RunFolder:
 
     def __init__(self, path: Path, config: RunConfig, lock: IO[str]) -> None:
         self.path, self.config, self._lock = path, config, lock
-        self._inputs: dict[str, dict[str, Any]] = read_json(path / "inputs.json") or {}
+        known = read_json(path / "inputs.json")
+        self._inputs: dict[str, Any] = known if isinstance(known, dict) else {}
         self._log = RunLog(path / "logs" / "run.jsonl")
 
     @property
@@ -107,8 +109,8 @@ class RunFolder:
         else:
             raise UnsafeInput("U101", "an input file is missing", where=str(path))
         key = str(path.resolve())
-        seen = self._inputs.get(key, {})
-        if {name: seen.get(name) for name in stamp} != stamp:
+        seen = self._inputs.get(key)
+        if not isinstance(seen, dict) or seen != stamp | {"sha256": seen.get("sha256")}:
             content = _folder_hash(path, files) if path.is_dir() else hash_file(path)
             seen = stamp | {"sha256": content}
             self._inputs[key] = seen
@@ -119,15 +121,19 @@ class RunFolder:
         """Append one event to ``logs/run.jsonl``."""
         self._log.event(event, **fields)
 
-    def close(self, outcome: str = "ok") -> None:
-        """Write the outcome (``ok`` or the name of an exception) and give the lock back."""
+    def close(self, outcome: str = "ok", error: BaseException | None = None) -> None:
+        """Write the outcome (``ok`` or the name of an exception, and that) and give the lock back."""
         if self._lock.closed:
             return
-        run = read_sealed(self.path / "run.json") or {}
-        write_sealed(self.path / "run.json", run | {"outcome": outcome, "ended_at": now()})
-        self.log("end", outcome=outcome)
-        self._log.close()
-        self._lock.close()
+        try:
+            if error is not None:
+                self._log.failure(error)
+            run = read_sealed(self.path / "run.json") or {}
+            write_sealed(self.path / "run.json", run | {"outcome": outcome, "ended_at": now()})
+            self.log("end", outcome=outcome)
+        finally:
+            self._log.close()
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -135,9 +141,9 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and kind is not None:
-            self._log.failure(error)
-        self.close("ok" if kind is None else kind.__name__)
+        # Where the disk is full, the error on its way says so better than one about this record.
+        with suppress(ResourceExhausted) if error is not None else nullcontext():
+            self.close("ok" if kind is None else kind.__name__, error)
 
 
 def open_run(folder: Path, config: RunConfig) -> RunFolder:
@@ -270,12 +276,13 @@ def _open_record(folder: Path) -> dict[str, Any]:
         "catalograph": environment()["catalograph"],
         "created_at": now(),
     }
-    if int(run.get("format_version", 0)) > FORMAT_VERSION:
+    version = run.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise RunFolderError(
             "R105",
             "the run folder was made by a newer catalograph",
             where=str(folder),
-            why=f"format {run['format_version']}, this version reads up to {FORMAT_VERSION}",
+            why=f"format {version}, this version reads up to {FORMAT_VERSION}",
             next_step="upgrade catalograph, or use a new --run-dir",
         )
     return run

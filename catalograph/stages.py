@@ -17,6 +17,7 @@ from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
 from catalograph.road import Counts, Road
 from catalograph.runs import open_run
+from catalograph.trackers import need_trackers
 from catalograph.updating import hold
 from catalograph.workplace import Extraction
 from extract.errors import MissingPrerequisite
@@ -90,6 +91,12 @@ class RunSummary:
     """All that the evaluation found: intervals, comparisons, groups, what lists are like."""
     tables: list[MetricTable] = field(default_factory=list)
     report: Path | None = None
+    lists: Path | None = None
+    """The lists to deliver, one row per user and place: gated, else reranked, else as retrieved."""
+
+    def path(self, stage: str, name: str) -> Path:
+        """A file that a stage made, such as ``path("caption", "captions.parquet")``."""
+        return self.folder / "stages" / STAGES[stage].folder / name
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -98,6 +105,7 @@ class RunSummary:
             "stages": self.stages,
             "metrics": self.metrics,
             "evaluation": self.evaluation,
+            "lists": None if self.lists is None else str(self.lists),
             "report": None if self.report is None else str(self.report),
         }
 
@@ -108,17 +116,22 @@ def run_stages(
     stages: Sequence[str] | None,
     progress: Progress,
     extraction: Extraction | None = None,
+    table: Mapping[str, Stage] = STAGES,
 ) -> RunSummary:
     """Goes through the asked stages and those they need, in order, and skips what is done.
 
     Args:
         config: of the run.
         folder: of the run.
-        stages: names from STAGES; None means all.
+        stages: names from the table; None means all.
         progress: told how far it is.
         extraction: how extraction stages go about it.
+        table: the stages there are, in order; `STAGES` with more of them, or others in their place.
     """
-    asked = _with_needs(config, stages)
+    asked = _with_needs(config, stages, table)
+    if config.report_to and "report" in asked:
+        # Told now, not after hours of training.
+        need_trackers(config.report_to)
     summary = RunSummary(folder)
     with ExitStack() as held:
         run = held.enter_context(open_run(folder, config))
@@ -127,7 +140,7 @@ def run_stages(
         road = Road(run, config, progress, extraction)
         how = road.extraction
         for position, name in enumerate(asked):
-            stage = STAGES[name]
+            stage = table[name]
             # What follows from a stage that is tried again, here or in a process that was killed over it.
             follows = (how.retry_bad or how.rehash) and any(need in summary.stages for need in stage.needs)
             kept = road.enter(name, stage.folder, stage.parts(road), renew=stage.disposable or follows)
@@ -152,7 +165,15 @@ def run_stages(
             summary.tables = metric_tables.tables(summary.evaluation)
         if run.report_path.is_file():
             summary.report = run.report_path
+        summary.lists = delivered_lists(road)
     return summary
+
+
+def delivered_lists(road: Road) -> Path | None:
+    """The best lists that the entered stages have made: gated, else reranked, else as retrieved."""
+    names = (("rerank", "gated"), ("rerank", "reranked"), ("recommend", "test"))
+    made = (road.path(stage, f"{name}.parquet") for stage, name in names if road.is_done(stage))
+    return next((path for path in made if path.is_file()), None)
 
 
 @contextmanager
@@ -183,9 +204,11 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _with_needs(config: RunConfig, stages: Sequence[str] | None) -> list[str]:
-    wanted = set(STAGES if stages is None else stages)
-    for name in reversed(STAGES):
+def _with_needs(
+    config: RunConfig, stages: Sequence[str] | None, table: Mapping[str, Stage] = STAGES
+) -> list[str]:
+    wanted = set(table if stages is None else stages)
+    for name in reversed(list(table)):
         if name in wanted:
-            wanted.update(STAGES[name].needs)
-    return [name for name in STAGES if name in wanted and STAGES[name].wanted(config)]
+            wanted.update(table[name].needs)
+    return [name for name in table if name in wanted and table[name].wanted(config)]

@@ -89,7 +89,10 @@ def _precision_at_hits(hits: Hits, k: int) -> PerUser:
     return total
 
 
-METRICS: dict[str, Callable[[Hits, Counts, int], PerUser]] = {
+Metric = Callable[[Hits, Counts, int], PerUser]
+"""Hits [N, K] in list order, truths per user [N] and k to a value per user [N]."""
+
+METRICS: dict[str, Metric] = {
     "recall": recall,
     "ndcg": ndcg,
     "mrr": mrr,
@@ -132,9 +135,9 @@ class Judged:
         counts: Counts = np.diff(self.truth.indptr).astype(np.int64)
         return counts
 
-    def metrics(self, ks: Sequence[int]) -> Metrics:
+    def metrics(self, ks: Sequence[int], metrics: Mapping[str, Metric] = METRICS) -> Metrics:
         """Every metric at every k; no user raises InvalidData D211."""
-        return _metrics(self.hits, self.n_truth, self.user_ids, ks)
+        return _metrics(self.hits, self.n_truth, self.user_ids, ks, metrics)
 
     def oracle(self, ks: Sequence[int]) -> Metrics:
         """The metrics of the same candidates in the best possible order: what no reranker can exceed."""
@@ -191,12 +194,14 @@ def judge(candidates: Candidates, truth: Interactions) -> Judged:
     return Judged(candidates.user_ids[judged], items, of_users, hits)
 
 
-def evaluate(candidates: Candidates, truth: Interactions, ks: Sequence[int]) -> Metrics:
+def evaluate(
+    candidates: Candidates, truth: Interactions, ks: Sequence[int], metrics: Mapping[str, Metric] = METRICS
+) -> Metrics:
     """Every metric at every k, over the users of `candidates` with at least one truth (see `judge`).
 
     No user with a truth raises InvalidData D211.
     """
-    return judge(candidates, truth).metrics(ks)
+    return judge(candidates, truth).metrics(ks, metrics)
 
 
 def evaluate_conditional(candidates: Candidates, truth: Interactions, ks: Sequence[int]) -> Metrics:
@@ -206,14 +211,17 @@ def evaluate_conditional(candidates: Candidates, truth: Interactions, ks: Sequen
     return judge(candidates, truth).reachable().metrics(ks)
 
 
-def _metrics(hits: Hits, n_truth: Counts, user_ids: NDArray[np.str_], ks: Sequence[int]) -> Metrics:
+def _metrics(
+    hits: Hits, n_truth: Counts, user_ids: NDArray[np.str_], ks: Sequence[int],
+    metrics: Mapping[str, Metric] = METRICS,
+) -> Metrics:  # fmt: skip
     if not len(user_ids):
         raise InvalidData(
             "D211",
             "no user of the lists has a truth",
             next_step="check that lists and truth use the same user and item ids",
         )
-    values = {f"{name}@{k}": metric(hits, n_truth, k) for k in ks for name, metric in METRICS.items()}
+    values = {f"{name}@{k}": metric(hits, n_truth, k) for k in ks for name, metric in metrics.items()}
     return Metrics(user_ids, values)
 
 

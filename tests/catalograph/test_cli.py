@@ -40,7 +40,20 @@ FLAGS = {
     | {"--requests", "--trec", "--queries", "--texts", "--model", "--adapter", "--qrels", "--out"},
     "estimate": STAGE_FLAGS | {"--seconds", "--price"},
     "doctor": {"--run-dir", "--json"},
-    "validate": {"--config", "-c", "--set", "-s", "--schema", "--json"},
+    "validate": {"--config", "-c", "--set", "-s", "--json"},
+    "init": {
+        "--template",
+        "-t",
+        "--catalog",
+        "--interactions",
+        "--pictures",
+        "--out",
+        "-o",
+        "--sample",
+        "--json",
+        "folder",
+    },
+    "schema": set(),
     "verify": {"--run-dir", "--store", "--json"},
     "hash": {"--run-dir", "--store", "--json"},
     "export": {
@@ -154,8 +167,8 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
-        "demo run extract estimate prepare train recommend finetune rerank evaluate report export probe"
-        " compare newcomers tune worth doctor validate verify hash"
+        "demo init schema run extract estimate prepare train recommend finetune rerank evaluate report"
+        " export probe compare newcomers tune worth doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 
@@ -449,7 +462,7 @@ def test_search_prints_a_line_per_finding(
 
 
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", "--schema"]) == 0
+    assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "RunConfig"
 
 
@@ -523,7 +536,8 @@ def test_demo_prepares_the_shop_and_runs_everything(
         ["run", "--help"],
         ["doctor", "--json"],
         ["validate", "-c", "shop.yaml"],
-        ["validate", "--schema"],
+        ["schema"],
+        ["init", "--sample", "drawn"],
     ],
 )
 def test_light_verbs_import_no_model_library(arguments: list[str], shop: Path) -> None:

@@ -305,7 +305,7 @@ def test_json_is_one_object_and_nothing_else_on_stdout(alone: Alone) -> None:
     assert alone.code == 0, alone.err
     assert alone.out.count("\n") == 1
     result = json.loads(alone.out)
-    assert set(result) == {"run_dir", "stages", "metrics", "evaluation", "report"}
+    assert set(result) == {"run_dir", "stages", "metrics", "evaluation", "lists", "report"}
     assert tuple(result["stages"]) == NINE and tuple(result["metrics"]) == LISTS
     assert all(stage["seconds"] >= 0 for stage in result["stages"].values())
     assert Path(result["report"]).is_file()
