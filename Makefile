@@ -12,7 +12,7 @@ STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint coverage proof bench clean
+.PHONY: help venv demo test lint coverage proof bench docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -51,5 +51,9 @@ bench: $(STAMP)  ## every benchmark in its quick version; each prints one JSON o
 		echo "== $$file"; $(BIN)/python "$$file" --quick --seed $(SEED); \
 	done
 
+docs: $(STAMP)  ## the pages as a site in site/, with mkdocs-material; broken links are errors
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m mkdocs build
+
 clean:  ## remove .venv and what builds and checks leave; run folders stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

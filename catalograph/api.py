@@ -18,6 +18,8 @@ from catalograph.config import RunConfig
 from catalograph.config_file import build_config, load_config, override_config
 from catalograph.drafting import draft_config as draft_config
 from catalograph.feature_files import export_run, probe_run
+from catalograph.hub import pull as pull
+from catalograph.hub import push as push
 from catalograph.progress import Progress
 from catalograph.running import EXTRACTION, run_folder
 from catalograph.runs import content_hash as content_hash

@@ -14,6 +14,7 @@ import typer
 
 from catalograph.extract_verbs import estimate, extract
 from catalograph.feature_verbs import export, probe
+from catalograph.hub_verbs import pull, push
 from catalograph.init_verb import init, schema
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
 from catalograph.redteam_verb import redteam
@@ -177,6 +178,8 @@ for _verb, (_, _help) in STAGE_VERBS.items():
 app.command()(estimate)
 app.command()(export)
 app.command()(probe)
+app.command()(push)
+app.command()(pull)
 
 
 app.command()(init)

@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -27,6 +27,7 @@ from recsys.interactions import InteractionColumns
 from recsys.search_space import TuneConfig
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
+from rerank.losses import LOSSES
 from rerank.prompts import LAYOUTS
 from rerank.settings import (
     FineTuneConfig,
@@ -176,6 +177,16 @@ def test_the_guide_lists_exactly_the_keys_there_are() -> None:
     assert listed == {name: list(model.model_fields) for name, model in KEYS.items()}
 
 
+FORMS = get_args(RerankConfig.model_fields["form"].annotation)
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, *LOSSES, *FORMS])
+def test_every_model_and_loss_has_a_section_with_idea_equation_use_and_omissions(name: str) -> None:
+    section = page("methods.md").partition(f"\n### {name}\n")[2].partition("\n#")[0]
+    for part in ("Idea", "Equation", "When", "Left out"):
+        assert f"* **{part}.** " in section, f"{name}: {part}"
+
+
 def test_the_tests_that_a_promise_names_exist() -> None:
     there = {
         node.name
@@ -197,3 +208,15 @@ def test_prompts_in_the_page_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("path", TYPED, ids=lambda path: path.name)
 def test_no_page_names_a_path_of_one_machine(path: Path) -> None:
     assert re.findall(r"(?<![\w.])/(?:work|tmp|home|root|mnt)/", text_of(path)) == []
+
+
+def test_every_seed_is_told_once() -> None:
+    cells = re.findall(r"^\| ([\d, ]+) \||^([\d, ]+ and \d+) are about", page("seeds.md"), re.M)
+    told = [int(number) for cell in cells for number in re.findall(r"\d+", "".join(cell))]
+    assert sorted(told) == list(range(1, 70))
+
+
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r": ([\w-]+\.md)$", text_of(ROOT / "mkdocs.yml"), re.M)
+    root = ["index.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
+    assert sorted(listed) == sorted([*root, *(path.name for path in (ROOT / "docs").glob("*.md"))])

@@ -54,6 +54,8 @@ FLAGS = {
         "folder",
     },
     "schema": set(),
+    "push": {"what", "repo", "--run-dir", "--name", "-n", "--public", "--json"},
+    "pull": {"what", "repo", "--to", "--revision", "--json"},
     "verify": {"--run-dir", "--store", "--json"},
     "hash": {"--run-dir", "--store", "--json"},
     "export": {
@@ -168,7 +170,7 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
         "demo init schema run extract estimate prepare train recommend finetune rerank evaluate report"
-        " export probe compare newcomers tune worth doctor validate verify hash"
+        " export probe push pull compare newcomers tune worth doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 
