@@ -43,7 +43,7 @@ STAGES = {
 """Verb, and for a second stage of one verb its name; the stage's folder and what asks for it alone."""
 ITEMS, PEOPLE = 40, 50
 PAGE = 4096
-NAMED = re.compile(r"no room to write ([\d,]+) bytes.*?; ([\d,]+) bytes are free", re.DOTALL)
+NAMED = re.compile(r"no room to write (?:more than )?([\d,]+) bytes.*?; ([\d,]+) bytes are free", re.DOTALL)
 
 
 class Disk:
