@@ -332,3 +332,25 @@ def test_a_folder_without_a_format_and_one_of_a_later_one_are_refused(older: Pat
         with pytest.raises(RunFolderError) as caught:
             open_run(older / "folder", load_config(older / "folder" / "config.yaml"))
         assert caught.value.code == "R105"
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_at_any_time_ends_a_run_soon_with_its_code_and_costs_no_result(
+    tmp_path: Path, number: int, code: int, golden: str
+) -> None:
+    config, folder = shop(tmp_path / "shop"), tmp_path / "run"
+    command = [sys.executable, "-m", "catalograph", "run", "-c", str(config), "--run-dir", str(folder)]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (folder / "run.json").exists():
+            time.sleep(0.005)
+        time.sleep(random.Random(int(number)).uniform(0, 0.3))
+        sent = time.monotonic()
+        process.send_signal(number)
+        _, told = process.communicate()
+    assert process.returncode == code and "Traceback" not in told
+    assert time.monotonic() - sent < 10
+    assert verify(folder) == [] and run(config, folder) == 0
+    assert content_hash(folder) == golden
