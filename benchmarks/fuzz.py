@@ -395,6 +395,8 @@ def yaml_of(tree: Any) -> bytes:
 
 def by_hypothesis(shop: Shop, surface: str, cases: int, seed: int) -> None:
     """Runs so many cases of a surface."""
+    if not cases:
+        return
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
     from hypothesis import strategies as st

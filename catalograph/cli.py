@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quieten_libraries()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
+        _check_text(arguments)
         code = app(args=arguments, standalone_mode=False)
         return int(code or 0)
     except KeyboardInterrupt:
@@ -86,6 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, "--json" in arguments, verbose)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    # Bytes of a name that are no UTF-8 come as lone surrogates, which no record of a run could hold.
+    for text in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            from extract.errors import ConfigError
+
+            raise ConfigError(
+                "C001", "an argument is no UTF-8", where=ascii(text), next_step="rename the file or folder"
+            )
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -70,9 +70,10 @@ def atomic_file(path: Path, size: int = 0) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
     except BaseException as error:
+        taken = temporary.stat().st_size if temporary.exists() else 0
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise disk_error(error, path, size) from error
+            raise disk_error(error, path, size, taken) from error
         raise
     os.replace(temporary, path)
     sync_folder(path.parent)
@@ -84,19 +85,20 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def disk_error(error: OSError, path: Path, size: int) -> Exception:
+def disk_error(error: OSError, path: Path, size: int, taken: int = 0) -> Exception:
     """ResourceExhausted if the error says that a disk, a quota or a size limit is full, else the error.
 
     Args:
         error: what a write raised.
         path: what was written.
         size: bytes that were to be written, 0 where nobody knows.
+        taken: bytes that the disk took before it was full.
     """
     if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return error
     return ResourceExhausted(
         "R601",
-        f"no room to write {size:,} bytes" if size else "no room to write",
+        f"no room to write {f'{size:,}' if size else f'more than {taken:,}'} bytes",
         where=str(path),
         why=f"{error.strerror}; {_free(path)} bytes are free",
         next_step="free space, then run the same command again: what is committed is kept",
