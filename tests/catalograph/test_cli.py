@@ -63,7 +63,6 @@ FLAGS = {
         "--attacks",
         "--lists",
         "--judged",
-        "--longest",
         "--least-items",
         "--max-gain",
         "--json",
