@@ -25,12 +25,8 @@ def redteam(
     judged: Annotated[
         int, typer.Option("--judged", min=2, help="Test lists to take NDCG on, with and without limits.")
     ] = 400,
-    longest: Annotated[
-        float | None,
-        typer.Option("--longest", min=0, max=1, help="Try this rerank.guard.longest; 0: no cut."),
-    ] = None,
     least_items: Annotated[
-        int | None, typer.Option("--least-items", min=0, help="Try this rerank.guard.least_items.")
+        int | None, typer.Option("--least-items", min=2, help="Try this rerank.guard.least_items.")
     ] = None,
     max_gain: Annotated[
         float | None, typer.Option("--max-gain", help="Exit 5 if the texts gain more places within limits.")
@@ -44,9 +40,7 @@ def redteam(
     from catalograph.redteam import redteam as attacked
     from rerank.settings import GuardConfig
 
-    given: dict[str, Any] = {} if longest is None else {"longest": longest or None}
-    given |= {} if least_items is None else {"least_items": least_items}
-    guard = GuardConfig.model_validate(given) if given else None
+    guard = None if least_items is None else GuardConfig(least_items=least_items)
     with Progress() as progress:
         found = attacked(run_dir, Attempt(attacks, lists, judged), guard, progress)
     if as_json:

@@ -6,17 +6,19 @@ import logging
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from catalograph import embedding, evaluation, extraction, metric_tables, reporting, reranking, retrieval
 from catalograph.config import RunConfig
+from catalograph.config_file import load_config
+from catalograph.integrity import require_run
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
 from catalograph.road import Counts, Road
-from catalograph.runs import open_run
+from catalograph.runs import RunFolder, lock_folder, open_run
 from catalograph.trackers import need_trackers
 from catalograph.updating import hold
 from catalograph.workplace import Extraction
@@ -186,17 +188,39 @@ def finished_road(
         MissingPrerequisite: P102, one of them is not done.
     """
     with open_run(folder, config) as run:
-        road = Road(run, config, progress)
-        for name in _with_needs(config, stages):
-            road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
-            if not road.is_done(name):
-                raise MissingPrerequisite(
-                    "P102",
-                    f"the stage {name} of this run is not done",
-                    where=str(folder),
-                    next_step=f"run `catalograph {stages[-1]} --run-dir {folder}` first",
-                )
-        yield road
+        yield _finished(Road(run, config, progress), stages)
+
+
+@contextmanager
+def shared_road(run_dir: Path, stages: Sequence[str], progress: Progress) -> Iterator[Road]:
+    """A finished run opened by several processes at once, which only read there; its own configuration holds.
+
+    Raises:
+        MissingPrerequisite: P102, one of the stages is not done.
+        RunFolderError: R101, a process that writes there has it.
+    """
+    require_run(run_dir)
+    config = load_config(run_dir / "config.yaml")
+    with closing(lock_folder(run_dir, shared=True)) as lock:
+        run = RunFolder(run_dir.absolute(), config, lock)
+        try:
+            yield _finished(Road(run, config, progress), stages)
+        finally:
+            run.leave()
+
+
+def _finished(road: Road, stages: Sequence[str]) -> Road:
+    for name in _with_needs(road.config, stages):
+        road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
+        if not road.is_done(name):
+            folder = road.run.path
+            raise MissingPrerequisite(
+                "P102",
+                f"the stage {name} of this run is not done",
+                where=str(folder),
+                next_step=f"run `catalograph {stages[-1]} --run-dir {folder}` first",
+            )
+    return road
 
 
 def peak_mib() -> float:

@@ -1,16 +1,14 @@
-"""Limits on what an item's fields may tell the reranker, taken from what the catalogue's other items hold.
+"""Which words of an item's fields the reranker is shown, by what the catalogue's other items hold.
 
 Whoever writes a title writes to the model. What a text is meant for cannot be told from what it says, so
-nothing here looks for attacks: a field is cut where nearly all items' fields end, and a word that next to no
-other item has in the same field is left out where that is asked for.
+nothing here looks for attacks: a word that too few items have in the same field is left out, whatever it is.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from extract.items import Item
 from extract.prompts import plain, render_text
@@ -19,40 +17,21 @@ from rerank.settings import GuardConfig
 _MARKS = ".,;:!?()[]{}<>\"'`*_#|/\\"
 
 
-@dataclass(frozen=True)
 class FieldGuard:
-    """The limits of one field.
+    """The words of one field that are shown.
 
-    Attributes:
-        longest: characters; None: not cut.
-        words: those that are shown, in small letters and without marks; None: all.
+    Args:
+        config: which limits.
+        texts: what the field holds over the catalogue.
     """
 
-    longest: int | None = None
-    words: frozenset[str] | None = None
+    def __init__(self, config: GuardConfig, texts: Iterable[str]) -> None:
+        counts = Counter(word for text in texts for word in {_bare(word) for word in plain(text).split()})
+        self._shown = frozenset(word for word, count in counts.items() if count >= config.least_items)
 
     def limited(self, text: str) -> str:
-        """The text within its limits; cut behind a word, unless the first alone is too long."""
-        shown = plain(text)
-        if self.words is not None:
-            shown = " ".join(word for word in shown.split() if _bare(word) in self.words)
-        if self.longest is None or len(shown) <= self.longest:
-            return shown
-        cut = shown[: self.longest + 1].rpartition(" ")[0]
-        return cut or shown[: self.longest]
-
-
-def fit_field(config: GuardConfig, texts: Iterable[str]) -> FieldGuard:
-    """The limits of a field that holds these texts over the catalogue; empty ones do not count."""
-    cleaned = [text for text in map(plain, texts) if text]
-    longest = words = None
-    if config.longest is not None and cleaned:
-        lengths = sorted(map(len, cleaned))
-        longest = lengths[math.ceil(config.longest * len(lengths)) - 1]
-    if config.least_items > 1:
-        counts = Counter(word for text in cleaned for word in {_bare(word) for word in text.split()})
-        words = frozenset(word for word, count in counts.items() if count >= config.least_items)
-    return FieldGuard(longest, words)
+        """The text without the others; small and capital letters, and marks around a word, are alike."""
+        return " ".join(word for word in plain(text).split() if _bare(word) in self._shown)
 
 
 class Guard:
@@ -70,24 +49,24 @@ class Guard:
     ) -> None:
         self._template = template
         names = sorted({name for item in items for name in item.attributes})
-        self._title = fit_field(config, (item.title for item in items))
-        self._text = fit_field(config, (item.text for item in items))
-        self._caption = fit_field(config, captions.values())
+        self._title = FieldGuard(config, (item.title for item in items))
+        self._text = FieldGuard(config, (item.text for item in items))
+        self._caption = FieldGuard(config, captions.values())
         self._attributes = {
-            name: fit_field(config, (item.attributes.get(name, "") for item in items)) for name in names
+            name: FieldGuard(config, (item.attributes.get(name, "") for item in items)) for name in names
         }
 
     def __call__(self, item: Item, caption: str | None) -> str:
         """The item's text."""
+        attributes = {
+            name: self._attributes[name].limited(value)
+            for name, value in item.attributes.items()
+            if name in self._attributes
+        }
         limited = replace(
-            item,
-            title=self._title.limited(item.title),
-            text=self._text.limited(item.text),
-            attributes={
-                name: self._attributes.get(name, FieldGuard(0)).limited(value)
-                for name, value in item.attributes.items()
-            },
-        )
+            item, title=self._title.limited(item.title), text=self._text.limited(item.text),
+            attributes=attributes,
+        )  # fmt: skip
         return render_text(self._template, limited, self._caption.limited(caption or ""))
 
 
@@ -108,9 +87,9 @@ def limited_texts(config: GuardConfig | None, texts: Mapping[str, str]) -> Mappi
     """Texts of one kind, by id, within the limits that they give together."""
     if config is None:
         return texts
-    field = fit_field(config, texts.values())
+    field = FieldGuard(config, texts.values())
     return {name: field.limited(text) for name, text in texts.items()}
 
 
 def _bare(word: str) -> str:
-    return word.strip(_MARKS).casefold()
+    return word.strip(_MARKS).casefold() or word

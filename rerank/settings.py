@@ -140,14 +140,12 @@ class GateConfig(BaseModel):
 
 
 class GuardConfig(BaseModel):
-    """Limits on what an item's fields may tell the model, taken from what the catalogue's items hold."""
+    """Which words of an item's fields the model is shown, by what the catalogue's items hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    longest: float | None = Field(default=0.99, gt=0, le=1)
-    """A field is cut at this quantile of its lengths over the catalogue, in characters; null: not cut."""
-    least_items: int = Field(default=0, ge=0)
-    """Items that must have a word in the same field, or it is left out; 0: all words are shown."""
+    least_items: int = Field(default=2, ge=2)
+    """Items that must have a word in the same field, or it is left out; more than one seller can list."""
 
 
 class RerankConfig(BaseModel):

@@ -37,7 +37,8 @@ FLAGS = {
     "extract": STAGE_FLAGS
     | {"--store", "--update", "--stage", "--shard", "--merge", "--ray", "--retry-bad", "--rehash"},
     "rerank": STAGE_FLAGS
-    | {"--requests", "--trec", "--queries", "--texts", "--model", "--adapter", "--qrels", "--out"},
+    | {"--requests", "--trec", "--queries", "--texts", "--model", "--adapter", "--qrels", "--out"}
+    | {"--store", "--shard", "--merge", "--ray"},
     "estimate": STAGE_FLAGS | {"--seconds", "--price"},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--json"},
@@ -72,6 +73,17 @@ FLAGS = {
     },
     "compare": {"--run-dir", "--list", "--against", "--against-list", "--page", "--json"},
     "newcomers": {"--run-dir", "--histories", "--out", "--json"},
+    "redteam": {
+        "--run-dir",
+        "--attacks",
+        "--lists",
+        "--judged",
+        "--least-items",
+        "--max-gain",
+        "--json",
+        "--verbose",
+        "-v",
+    },
     "tune": STAGE_FLAGS | {"--retriever", "-r"},
     "worth": STAGE_FLAGS | {"--work", "--price"},
     "probe": {
@@ -170,7 +182,7 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
         "demo init schema run extract estimate prepare train recommend finetune rerank evaluate report"
-        " export probe push pull compare newcomers tune worth doctor validate verify hash"
+        " export probe push pull compare newcomers redteam tune worth doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 
