@@ -55,7 +55,7 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "embed": road.hash_of("embed") if needs_inputs(settings) and settings.token.features else None,
         "rerank": settings.model_dump(mode="json"),
         "layout": asdict(LAYOUTS[settings.prompt]),
-        "model": None if settings.model is None else find_model(*_model(settings)).identity,
+        "model": model_identity(settings),
         "catalog": road.catalog_parts(),
         "teacher": None if (teacher := teacher_path(road)) is None else road.run.input_hash(teacher),
         "seed": road.config.seed,
@@ -133,20 +133,25 @@ def rerank(road: Road) -> Counts:
     """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
     candidates, lists = final_lists(road)
-    scorer, cost = _load_trained(road, lists), Cost()
+    scorer, cost = load_trained(road, lists), Cost()
     orders = _orders(road, scorer, candidates, lists, cost, item_texts(road))
+    outputs = write_orders(road, candidates, orders)
+    # Times are in the stage's own record: outputs are equal for equal runs.
+    told = {"lists": len(lists), **asdict(cost)}
+    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
+    return Counts(len(lists), len(lists), outputs=(*outputs, "cost.json"))
+
+
+def write_orders(road: Road, candidates: Candidates, orders: dict[str, Candidates]) -> tuple[str, ...]:
+    """Writes lists in every order, that of the gate too; the files' names."""
     if settings_of(road).gate is not None:
         orders["gated"] = gated_lists(road, candidates, orders)
         orders["gated"].to_trec(road.path("rerank", "gated.trec"), "catalograph")
     for name, ordered in orders.items():
         ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
     orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    # Times are in the stage's own record: outputs are equal for equal runs.
-    told = {"lists": len(lists), **asdict(cost)}
-    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
     runs = [f"{name}.trec" for name in ("reranked", "gated") if name in orders]
-    outputs = (*(f"{name}.parquet" for name in orders), *runs, "cost.json")
-    return Counts(len(lists), len(lists), outputs=outputs)
+    return (*(f"{name}.parquet" for name in orders), *runs)
 
 
 def _orders(
@@ -159,10 +164,16 @@ def _orders(
 ) -> dict[str, Candidates]:
     """Lists in every order: the same for those the gate decides on as for those that are delivered."""
     with road.progress.task("rerank", len(lists)) as task:
-        reading = settings_of(road).inference
-        free = reading.model_copy(update={"max_move": None})
+        free = settings_of(road).inference.model_copy(update={"max_move": None})
         llm = reorder(scorer, candidates, lists, texts, config=free, progress=task.reach, cost=cost)
-    fusions = read_fusions(road)
+    return orders_of(road, llm, candidates, lists)
+
+
+def orders_of(
+    road: Road, llm: Candidates, candidates: Candidates, lists: list[RankingList]
+) -> dict[str, Candidates]:
+    """Lists in every order but the gate's, from their order by the model alone."""
+    reading, fusions = settings_of(road).inference, read_fusions(road)
     reranked = fused(llm, fusions["reranked"], "fused")
     orders = {
         "llm_only": held_within(llm, candidates, "reranker", reading.max_move),
@@ -179,6 +190,11 @@ def read_fusions(road: Road) -> dict[str, Fusion]:
     """The fitted weights."""
     stored = json.loads(road.path("finetune", "fusion.json").read_text())
     return {name: Fusion(tuple(row), np.array(list(row.values()))) for name, row in stored.items()}
+
+
+def model_identity(settings: RerankConfig) -> str | None:
+    """What tells one language model from another of the same name; None without one."""
+    return None if settings.model is None else find_model(*_model(settings)).identity
 
 
 def _model(settings: RerankConfig) -> tuple[str, str | None]:
@@ -218,7 +234,8 @@ def _soft(road: Road, entry: RankingList) -> Scorer:
     return build_token_scorer(settings, entry, seed=seed)
 
 
-def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+def load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+    """The scorer with its trained adapter."""
     from extract.transformers_captioner import pick_device
 
     settings, folder = _resolved(settings_of(road)), road.path("finetune", "adapter")
@@ -229,10 +246,10 @@ def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
         text.model.to(pick_device(road.config.device))
         text.pack()
         return text
-    from rerank.token import load_trained
+    from rerank.token import load_trained as restore
 
     scorer = _soft(road, lists[0])
-    load_trained(scorer, folder / TRAINED)
+    restore(scorer, folder / TRAINED)
     return _placed(road, scorer)
 
 

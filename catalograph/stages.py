@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catalograph import embedding, evaluation, extraction, metric_tables, reporting, reranking, retrieval
 from catalograph.config import RunConfig
@@ -20,6 +20,9 @@ from catalograph.updating import hold
 from catalograph.workplace import Extraction
 from extract.errors import MissingPrerequisite
 from recsys.nearest_index import need_usearch
+
+if TYPE_CHECKING:
+    from catalograph.origin import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +85,8 @@ class RunSummary:
 
     folder: Path
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By stage: seconds, reused, and the counts in, ok, absent, quarantined where they apply."""
+    """By stage: seconds, reused, and the counts in, ok, absent, quarantined where they apply; `from`, the run
+    that lent it."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """By list and metric, on the test split; empty before `evaluate` is done."""
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +111,8 @@ def run_stages(
     stages: Sequence[str] | None,
     progress: Progress,
     extraction: Extraction | None = None,
+    origin: Origin | None = None,
+    table: Mapping[str, Stage] = STAGES,
 ) -> RunSummary:
     """Goes through the asked stages and those they need, in order, and skips what is done.
 
@@ -116,17 +122,21 @@ def run_stages(
         stages: names from STAGES; None means all.
         progress: told how far it is.
         extraction: how extraction stages go about it.
+        origin: a finished run whose stages are taken over where they were made from the same.
+        table: the stages there are.
     """
-    asked = _with_needs(config, stages)
+    asked = _with_needs(config, stages, table)
     summary = RunSummary(folder)
     with ExitStack() as held:
-        run = held.enter_context(open_run(folder, config))
+        run = held.enter_context(open_run(folder, config, refreshed=table is not STAGES))
+        if origin is not None:
+            run.came_from(origin.folder, origin.hash, origin.lends)
         if extraction is not None and extraction.store is not None:
             held.enter_context(hold(extraction.store, extraction.part))
-        road = Road(run, config, progress, extraction)
+        road = Road(run, config, progress, extraction, origin)
         how = road.extraction
         for position, name in enumerate(asked):
-            stage = STAGES[name]
+            stage = table[name]
             # What follows from a stage that is tried again, here or in a process that was killed over it.
             follows = (how.retry_bad or how.rehash) and any(need in summary.stages for need in stage.needs)
             kept = road.enter(name, stage.folder, stage.parts(road), renew=stage.disposable or follows)
@@ -134,7 +144,10 @@ def run_stages(
             if kept.done and (how.rehash or (how.retry_bad and kept.counts.get("quarantined"))):
                 kept.reopen()
             reused = kept.done and road.outputs_exist(name) and not again
-            if not reused:
+            lent = not kept.done and not stage.disposable and road.borrow(name)
+            if lent:
+                run.log("stage", stage=name, state="reused", origin=str(road.origin.folder))
+            elif not reused:
                 if config.candidates.index and "recommend" in asked[position:]:
                     # Told now, not after hours of training; a run that has its index is read without.
                     need_usearch()
@@ -143,7 +156,10 @@ def run_stages(
                 counts = stage.work(road)
                 kept.finish(counts.outputs, counts.as_dict(), time.perf_counter() - started)
                 run.log("stage", stage=name, state="done", **counts.as_dict())
-            summary.stages[name] = {"seconds": kept.seconds, "reused": reused, **kept.counts}
+            told = {"from": str(road.origin.folder)} if lent else {}
+            summary.stages[name] = {
+                "seconds": kept.seconds, "reused": reused or lent, **kept.counts, **told
+            }  # fmt: skip
         if road.is_done("evaluate"):
             summary.evaluation = evaluation.read_metrics(road)
             summary.metrics = evaluation.means(summary.evaluation)
@@ -176,9 +192,11 @@ def finished_road(
         yield road
 
 
-def _with_needs(config: RunConfig, stages: Sequence[str] | None) -> list[str]:
-    wanted = set(STAGES if stages is None else stages)
-    for name in reversed(STAGES):
+def _with_needs(
+    config: RunConfig, stages: Sequence[str] | None, table: Mapping[str, Stage] = STAGES
+) -> list[str]:
+    wanted = set(table if stages is None else stages)
+    for name in reversed(list(table)):
         if name in wanted:
-            wanted.update(STAGES[name].needs)
-    return [name for name in STAGES if name in wanted and STAGES[name].wanted(config)]
+            wanted.update(table[name].needs)
+    return [name for name in table if name in wanted and table[name].wanted(config)]

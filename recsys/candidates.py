@@ -238,9 +238,25 @@ def retrieve(
     leader = next(iter(models), "") if order_by is None else order_by
     if leader not in models:
         raise ConfigError("C201", f"no model is called `{leader}`", why=f"models: {', '.join(models)}")
-    user_rows = seen.user_rows_of(users)
-    matrix, places = seen.matrix(), id_places(seen.item_ids)
-    items, final = top_k(models[leader], user_rows, matrix, k, places=places, block=block)
+    user_rows, places = seen.user_rows_of(users), id_places(seen.item_ids)
+    items, final = top_k(models[leader], user_rows, seen.matrix(), k, places=places, block=block)
+    return described(models, seen, user_rows, leader, items, final, block=block)
+
+
+def described(
+    models: Mapping[str, Recommender],
+    seen: Interactions,
+    user_rows: NDArray[np.int32],
+    leader: str,
+    items: NDArray[np.int32],
+    final: NDArray[np.float32],
+    *,
+    block: int = 256,
+) -> Candidates:
+    """Candidates of lists that `leader` made, rows and scores [U, K], with every other model's score and
+    exact rank.
+    """
+    k, matrix, places = items.shape[1], seen.matrix(), id_places(seen.item_ids)
     own_ranks = np.where(items == NO_ITEM, 0, np.arange(1, k + 1)).astype(np.int32)
     scores, ranks = {leader: final}, {leader: own_ranks}
     for name, model in models.items():
