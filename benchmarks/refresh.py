@@ -147,7 +147,6 @@ def write_settings(folder: Path, items: int) -> Path:
         },
         "retrievers": {"content": {"model": "content_search", "features": ["text", "drawn"]}},
         "candidates": {"k": LISTED, "order_by": "content"},
-        "threads": 1,
     }  # fmt: skip
     config = folder / "shop.yaml"
     config.write_text(yaml.safe_dump(settings))

@@ -132,9 +132,8 @@ def finetune(road: Road) -> Counts:
 def rerank(road: Road) -> Counts:
     """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
-    candidates, lists = final_lists(road)
-    scorer, cost = load_trained(road, lists), Cost()
-    orders = _orders(road, scorer, candidates, lists, cost, item_texts(road))
+    (candidates, lists), cost = final_lists(road), Cost()
+    orders = _orders(road, load_trained(road, lists), candidates, lists, cost, item_texts(road))
     outputs = write_orders(road, candidates, orders)
     # Times are in the stage's own record: outputs are equal for equal runs.
     told = {"lists": len(lists), **asdict(cost)}
@@ -150,8 +149,9 @@ def write_orders(road: Road, candidates: Candidates, orders: dict[str, Candidate
     for name, ordered in orders.items():
         ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
     orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    runs = [f"{name}.trec" for name in ("reranked", "gated") if name in orders]
-    return (*(f"{name}.parquet" for name in orders), *runs)
+    return tuple(f"{n}.parquet" for n in orders) + tuple(
+        f"{n}.trec" for n in ("reranked", "gated") if n in orders
+    )
 
 
 def _orders(
