@@ -18,15 +18,15 @@ from catalograph.hub_verbs import pull, push
 from catalograph.init_verb import init, schema
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
 from catalograph.redteam_verb import redteam
+from catalograph.refresh_verbs import refresh, run, runs
 from catalograph.rerank_verb import rerank
 from catalograph.run_verbs import compare, newcomers, tune, worth
-from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
+from catalograph.running import EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
 
 EXIT_MISSING, EXIT_INVALID = 3, 5
 
-STAGE_VERBS: Mapping[str, tuple[Sequence[str] | None, str]] = {
-    "run": (None, "All stages in order, skipping what is done. Exits 7 if items were quarantined."),
+STAGE_VERBS: Mapping[str, tuple[Sequence[str], str]] = {
     "extract": (
         EXTRACTION,
         "Captions and text embeddings into the feature store. Exits 7 if items were quarantined.",
@@ -39,7 +39,7 @@ STAGE_VERBS: Mapping[str, tuple[Sequence[str] | None, str]] = {
     "evaluate": (("evaluate",), "Metrics with intervals and paired differences on the test split."),
     "report": (("report",), "Write the HTML report of a run again."),
 }
-"""Verbs that run stages: which ones (None: all), and their help."""
+"""Verbs that run stages: which ones, and their help."""
 
 _EPILOG = (
     "Exit codes: 0 ok, 1 internal, 2 usage or configuration, 3 missing prerequisite, 4 missing or unsafe "
@@ -175,13 +175,12 @@ def _stage_verb(verb: str) -> Callable[..., None]:
     ) -> None:
         resolved = load_run(config, sets, run_dir)
         folder = run_folder(resolved, config, run_dir)
-        quarantined = run_and_print(resolved, folder, STAGE_VERBS[verb][0], as_json)
-        if quarantined and verb == "run":
-            raise typer.Exit(EXIT_PARTIAL)
+        run_and_print(resolved, folder, STAGE_VERBS[verb][0], as_json)
 
     return call
 
 
+app.command()(run)
 for _verb, (_, _help) in STAGE_VERBS.items():
     if _verb == "rerank":
         app.command(_verb)(rerank)
@@ -232,6 +231,8 @@ def validate(
     typer.echo(json.dumps(summary) if as_json else f"{config}: valid")
 
 
+app.command()(refresh)
+app.add_typer(runs, name="runs")
 app.command()(newcomers)
 app.command()(compare)
 app.command()(tune)

@@ -166,6 +166,8 @@ def print_probes(attribute: str, probes: Mapping[str, Probe]) -> None:
 
 def _stage(name: str, row: Mapping[str, Any]) -> str:
     done = "reused" if row.get("reused") else f"{row['seconds']:.1f} s"
+    done += f" from {_plain(row['from'])}" if row.get("from") else ""
+    done += f", {row['anew']:,} anew" if "anew" in row and not row.get("reused") else ""
     quarantined = f", {row['quarantined']:,} quarantined" if row.get("quarantined") else ""
     return f"{name}: {row['ok']:,} of {row['in']:,} ok{quarantined} ({done})"
 

@@ -59,7 +59,7 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         # Without limits a run is the one that older versions made.
         "rerank": settings.model_dump(mode="json", exclude=None if settings.guard else {"guard"}),
         "layout": asdict(LAYOUTS[settings.prompt]),
-        "model": None if settings.model is None else find_model(*_model(settings)).identity,
+        "model": model_identity(settings),
         "catalog": road.catalog_parts(),
         "teacher": None if (teacher := teacher_path(road)) is None else road.run.input_hash(teacher),
         "seed": road.config.seed,
@@ -121,14 +121,16 @@ def finetune(road: Road) -> Counts:
     if settings.gate is not None:
         # From here on nothing is trained, and lists are read as the rerank stage reads them.
         getattr(scorer, "pack", lambda: None)()
-        orders = _orders(road, _read(road, scorer, judged, texts), *judged)
+        orders = orders_of(road, _read(road, scorer, judged, texts), *judged)
         write_decisions(road, judged[0], orders)
         outputs.append(FILE)
     if settings.gate is not None and settings.gate.parts:
         readers: dict[bool, Reader] = {True: OneByOne(scorer), False: scorer}
         write_gain_parts(
             road, judged, orders,
-            lambda part, own, alone: _orders(road, _read(road, readers[alone], part, own), *part)["reranked"],
+            lambda part, own, alone: orders_of(
+                road, _read(road, readers[alone], part, own), *part
+            )["reranked"],
         )  # fmt: skip
         outputs.append(PARTS)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
@@ -143,20 +145,26 @@ def rerank(road: Road) -> Counts:
     blocks = blocks_of(road, store, len(lists))
     fill_blocks(road, blocks, lists, lambda: load_trained(road, lists))
     found, cost = all_scores(blocks)
-    orders = _orders(road, ordered_by(candidates, found, "reranker"), candidates, lists)
+    orders = orders_of(road, ordered_by(candidates, found, "reranker"), candidates, lists)
+    outputs = write_orders(road, candidates, orders)
+    # Times are in the stage's own record: outputs are equal for equal runs.
+    told = {"lists": len(lists), **asdict(cost)}
+    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
+    forget(store)
+    return Counts(len(lists), len(lists), outputs=(*outputs, "cost.json"))
+
+
+def write_orders(road: Road, candidates: Candidates, orders: dict[str, Candidates]) -> tuple[str, ...]:
+    """Writes lists in every order, that of the gate too; the files' names."""
     if settings_of(road).gate is not None:
         orders["gated"] = gated_lists(road, candidates, orders)
         orders["gated"].to_trec(road.path("rerank", "gated.trec"), "catalograph")
     for name, ordered in orders.items():
         ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
     orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    # Times are in the stage's own record: outputs are equal for equal runs.
-    told = {"lists": len(lists), **asdict(cost)}
-    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
-    forget(store)
-    runs = [f"{name}.trec" for name in ("reranked", "gated") if name in orders]
-    outputs = (*(f"{name}.parquet" for name in orders), *runs, "cost.json")
-    return Counts(len(lists), len(lists), outputs=outputs)
+    return tuple(f"{n}.parquet" for n in orders) + tuple(
+        f"{n}.trec" for n in ("reranked", "gated") if n in orders
+    )
 
 
 def _read(road: Road, scorer: Reader, part: Part, texts: Mapping[str, str]) -> Candidates:
@@ -166,7 +174,7 @@ def _read(road: Road, scorer: Reader, part: Part, texts: Mapping[str, str]) -> C
         return reorder(scorer, *part, texts, config=free, progress=task.reach)
 
 
-def _orders(
+def orders_of(
     road: Road, llm: Candidates, candidates: Candidates, lists: list[RankingList]
 ) -> dict[str, Candidates]:
     """Lists in every order: the same for those the gate decides on as for those that are delivered.
@@ -192,6 +200,11 @@ def read_fusions(road: Road) -> dict[str, Fusion]:
     """The fitted weights."""
     stored = json.loads(road.path("finetune", "fusion.json").read_text())
     return {name: Fusion(tuple(row), np.array(list(row.values()))) for name, row in stored.items()}
+
+
+def model_identity(settings: RerankConfig) -> str | None:
+    """What tells one language model from another of the same name; None without one."""
+    return None if settings.model is None else find_model(*_model(settings)).identity
 
 
 def _model(settings: RerankConfig) -> tuple[str, str | None]:

@@ -13,7 +13,6 @@ Layout::
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -37,6 +36,7 @@ from catalograph.integrity import (
     write_json,
     write_sealed,
 )
+from catalograph.locking import lock_folder
 from catalograph.progress import Progress
 from catalograph.run_log import RunLog, now
 from catalograph.stage_folder import StageFolder
@@ -117,6 +117,12 @@ class RunFolder:
             write_json(self.path / "inputs.json", self._inputs)
         return str(seen["sha256"])
 
+    def came_from(self, folder: Path, content: str, lends: bool) -> None:
+        """Write down the run that models or, if it `lends`, stages are taken from, and its hash."""
+        run = read_sealed(self.path / "run.json") or {}
+        source = {"run_dir": str(folder.absolute()), "hash": content, "lends": lends}
+        write_sealed(self.path / "run.json", run | {"from": source})
+
     def log(self, event: str, **fields: Any) -> None:
         """Append one event to ``logs/run.jsonl``."""
         self._log.event(event, **fields)
@@ -151,12 +157,18 @@ class RunFolder:
             self.close("ok" if kind is None else kind.__name__, error)
 
 
-def open_run(folder: Path, config: RunConfig) -> RunFolder:
+def open_run(folder: Path, config: RunConfig, *, refreshed: bool = False) -> RunFolder:
     """Create or reopen the run folder of `config` and lock it.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        refreshed: whether `refresh` makes it, whose stages hold something else.
 
     Raises:
         RunFolderError: R101 locked by another process, R102 made by a configuration that gives other results,
-            R103 not a run folder, R105 made by a newer product.
+            R103 not a run folder, R105 made by a newer product, R110 made by `refresh` and opened as another
+            run, or the other way round.
     """
     folder = folder.absolute()
     _refuse_foreign(folder)
@@ -164,7 +176,7 @@ def open_run(folder: Path, config: RunConfig) -> RunFolder:
     lock = lock_folder(folder)
     try:
         _match_config(folder, config)
-        run = _open_record(folder)
+        run = _open_record(folder, refreshed)
         text = config.to_yaml().encode()
         if not (folder / "config.yaml").is_file() or (folder / "config.yaml").read_bytes() != text:
             write_atomic(folder / "config.yaml", text)
@@ -177,43 +189,6 @@ def open_run(folder: Path, config: RunConfig) -> RunFolder:
         raise
     opened.log("start", pid=os.getpid(), host=socket.gethostname())
     return opened
-
-
-def lock_folder(folder: Path, name: str = "LOCK", *, shared: bool = False) -> IO[str]:
-    """A lock file, locked; flock and not a pid file, because the kernel gives it back after kill -9.
-
-    Args:
-        folder: where the file is.
-        name: of the file.
-        shared: others may hold it too, if they share as well.
-
-    Raises:
-        RunFolderError: R101, another process holds it.
-    """
-    handle = (folder / name).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.seek(0)
-        try:
-            holder = json.loads(handle.read())
-        except ValueError:
-            holder = {}
-        handle.close()
-        raise RunFolderError(
-            "R101",
-            "the folder is in use by another process",
-            where=str(folder),
-            why=f"process {holder.get('pid', '?')} on host {holder.get('host', '?')} "
-            f"holds the lock since {holder.get('since', '?')}",
-            next_step="wait for it to end, stop it, or use another folder",
-        ) from error
-    if not shared:
-        handle.seek(0)
-        handle.truncate()
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}, handle)
-        handle.flush()
-    return handle
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -275,12 +250,20 @@ def _match_config(folder: Path, config: RunConfig) -> None:
         )
 
 
-def _open_record(folder: Path) -> dict[str, Any]:
+def _open_record(folder: Path, refreshed: bool) -> dict[str, Any]:
     run = read_sealed(folder / "run.json") or {
         "format_version": FORMAT_VERSION,
         "catalograph": environment()["catalograph"],
         "created_at": now(),
+        **({"refreshed": True} if refreshed else {}),
     }
+    if bool(run.get("refreshed")) != refreshed:
+        raise RunFolderError(
+            "R110",
+            f"the run folder was {'not ' if refreshed else ''}made by refresh",
+            where=str(folder),
+            next_step="give refresh a new --run-dir, and the other verbs the run it started --from",
+        )
     version = run.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise RunFolderError(

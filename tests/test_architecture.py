@@ -40,6 +40,8 @@ LIGHT = (
     "recsys.significance",
     "recsys.beyond_accuracy",
     "recsys.groups",
+    "recsys.frozen",
+    "recsys.deep_lists",
     "recsys.knock_outs",
     "recsys.list_rules",
     "recsys.merge",
@@ -65,6 +67,8 @@ LIGHT = (
     "catalograph.feature_files",
     "catalograph.demo",
     "catalograph.stages",
+    "catalograph.refreshing",
+    "catalograph.run_states",
     "catalograph.tuning",
     "catalograph.worth",
 )
