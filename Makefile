@@ -13,7 +13,7 @@ AUDIT := $(VENV)-audit
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint proof bench audit sbom clean
+.PHONY: help venv demo test lint coverage proof bench docs audit sbom clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,6 +37,12 @@ lint: $(STAMP)  ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+coverage: $(STAMP)  ## the tests with the lines they reach, child processes included; fails under 92 %
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 proof: $(STAMP)  ## the long checks: tests marked slow included, kills at random moments
 	CATALOGRAPH_PROOF=1 $(BIN)/python -m pytest -m "slow or not slow" --durations=20
 
@@ -45,6 +51,10 @@ bench: $(STAMP)  ## every benchmark in its quick version; each prints one JSON o
 		if grep -q "required=True" "$$file"; then echo "== $$file: left out, give it data by hand"; continue; fi; \
 		echo "== $$file"; $(BIN)/python "$$file" --quick --seed $(SEED); \
 	done
+
+docs: $(STAMP)  ## the pages as a site in site/, with mkdocs-material; broken links are errors
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m mkdocs build
 
 # The tools have an environment of their own: they are no part of what they look at.
 $(AUDIT)/installed.stamp: constraints.txt
@@ -62,4 +72,4 @@ sbom: $(STAMP) $(AUDIT)/installed.stamp  ## what .venv is made of, as CycloneDX:
 	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json $(BIN)/python
 
 clean:  ## remove .venv and what builds and checks leave; run folders stay
-	rm -rf $(VENV) $(AUDIT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

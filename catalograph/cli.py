@@ -14,7 +14,10 @@ import typer
 
 from catalograph.extract_verbs import estimate, extract
 from catalograph.feature_verbs import export, probe
+from catalograph.hub_verbs import pull, push
+from catalograph.init_verb import init, schema
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
+from catalograph.redteam_verb import redteam
 from catalograph.rerank_verb import rerank
 from catalograph.run_verbs import compare, newcomers, tune, worth
 from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
@@ -187,6 +190,12 @@ for _verb, (_, _help) in STAGE_VERBS.items():
 app.command()(estimate)
 app.command()(export)
 app.command()(probe)
+app.command()(push)
+app.command()(pull)
+
+
+app.command()(init)
+app.command()(schema)
 
 
 @app.command()
@@ -212,15 +221,9 @@ def doctor(
 def validate(
     config: Config = None,
     sets: Set = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check the configuration and the headers of the data, without loading a model; all problems at once."""
-    if schema:
-        from catalograph.config import config_schema
-
-        typer.echo(json.dumps(config_schema(), indent=1))
-        return
     from catalograph.validate import check_inputs
 
     resolved = load_run(config, sets, None)
@@ -233,6 +236,7 @@ app.command()(newcomers)
 app.command()(compare)
 app.command()(tune)
 app.command()(worth)
+app.command()(redteam)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from catalograph.feature_config import FeatureConfig
 from catalograph.worth_settings import WorthConfig
 from extract.endpoint_settings import EndpointConfig
 from extract.engines import CaptionConfig
+from extract.errors import ConfigError
 from extract.items import CatalogColumns
 from extract.store import fingerprint
 from recsys.filters import FilterConfig
@@ -32,7 +33,8 @@ from recsys.split import SplitConfig
 from rerank.settings import RerankConfig
 
 NOT_RESULTS = (
-    *("run_dir", "data.root", "data.memory_gib", "report", "tune", "worth", "max_bad", "threads"),
+    *("run_dir", "data.root", "data.memory_gib", "report", "report_to", "tune", "worth"),
+    *("max_bad", "threads"),
     *("candidates.memory_gib", "caption.decoders", "features.*.pictures.decoders"),
     *(f"caption.endpoint.{key}" for key in EndpointConfig.model_fields if key != "jpeg_quality"),
 )
@@ -60,8 +62,9 @@ class DataConfig(_Section):
     """The items: CSV, Parquet or JSON lines, gzip allowed."""
     pictures: str | None = None
     """Folder or zip file with the pictures."""
-    interactions: str
-    """Who chose what: CSV, Parquet, JSON lines, RecBole's or MMRec's .inter, a folder saved by datasets."""
+    interactions: str | None = None
+    """Who chose what: CSV, Parquet, JSON lines, RecBole's or MMRec's .inter, a folder saved by datasets.
+    null: features only."""
     catalog_columns: CatalogColumns = CatalogColumns()
     """Names of the catalogue's columns."""
     interaction_columns: InteractionColumns = InteractionColumns()
@@ -93,7 +96,13 @@ class DataConfig(_Section):
 
     @property
     def interactions_path(self) -> Path:
-        """The interactions file."""
+        """The interactions file; ConfigError C004 where the configuration is about features only."""
+        if self.interactions is None:
+            raise ConfigError(
+                "C004", "this needs interactions, and the configuration names none",
+                where="data.interactions",
+                next_step="name the table of who chose what; `catalograph extract` works without",
+            )  # fmt: skip
         return self.under_root(self.interactions)
 
 
@@ -191,8 +200,8 @@ class RunConfig(_Section):
     """The captioner; null: no captions."""
     features: dict[str, FeatureConfig] = {}
     """Named modalities."""
-    retrievers: Annotated[dict[str, RetrieverConfig], Field(min_length=1)]
-    """Named retrievers; more than one gives each candidate more than one score."""
+    retrievers: dict[str, RetrieverConfig] = {}
+    """Named retrievers, at least one beside `data.interactions`; several give a candidate several scores."""
     candidates: CandidatesConfig = CandidatesConfig()
     """Which candidates are handed on."""
     rerank: RerankConfig | None = None
@@ -201,6 +210,8 @@ class RunConfig(_Section):
     """What is measured."""
     report: ReportConfig = ReportConfig()
     """The HTML report."""
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Trackers that get a copy of the report's curves and means, where installed; offline unless told."""
     tune: TuneConfig = TuneConfig()
     """The search of `catalograph tune`."""
     worth: WorthConfig = WorthConfig()

@@ -61,6 +61,17 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     return _validated(raw, lines, problems, str(path) if path else "--set")
 
 
+def build_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of plain values, as a YAML file would hold them; paths start at the working folder.
+
+    Errors are those of `load_config`.
+    """
+    raw, lines = _unshared(dict(values)), dict[tuple[str, ...], str]()
+    problems = _apply(raw, lines, overrides)
+    _resolve_root(raw, None, overrides)
+    return _validated(raw, lines, problems, "the configuration")
+
+
 def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """`config` with ``--set`` values applied; errors as in `load_config`."""
     raw: dict[str, Any] = config.model_dump(mode="json")
@@ -220,7 +231,7 @@ def _error(problems: Sequence[Problem], lines: Mapping[tuple[str, ...], str], so
     return ConfigError(
         "C001",
         f"{count} in {source}\n  " + "\n  ".join(rows),
-        next_step="correct them, then: catalograph validate -c CONFIG  (all keys: validate --schema)",
+        next_step="correct them, then: catalograph validate -c CONFIG  (all keys: catalograph schema)",
     )
 
 

@@ -11,12 +11,14 @@ from rich.table import Table
 
 from catalograph.doctor import Check
 from catalograph.report.data import MetricTable
+from catalograph.report.words import plain
 
 if TYPE_CHECKING:
     from extract.probe import Probe
 
 # Characters of the column of names, and of a column with an interval, with their padding.
 _NAME, _CELL = 20, 15
+_SETTINGS = 20
 _STYLES = {"ok": "green", "note": "yellow", "fail": "bold red"}
 
 
@@ -46,6 +48,8 @@ def print_summary(result: Mapping[str, Any], tables: Sequence[MetricTable]) -> N
         print_stages(result["stages"])
     print_tables(tables, console)
     # Not through rich, which would break a long path into two lines.
+    if result.get("lists"):
+        console.file.write(f"\nranked lists: {result['lists']}\n")
     console.file.write(f"{result.get('report') or result['run_dir']}\n")
 
 
@@ -95,6 +99,15 @@ def print_estimate(result: Mapping[str, Any]) -> None:
     cost = "" if result["cost"] is None else f", cost {result['cost']:,.2f}"
     disk = f"{result['disk_bytes'] / 2**30:.2f} GB disk"
     console.print(f"{result['hours']:,.3f} hours, {memory}, {disk}{cost}", highlight=False)
+
+
+def print_settings(rows: Mapping[str, Sequence[Any]]) -> None:
+    """Settings that differ between runs, one line each; the rest of a long list is counted."""
+    console = Console()
+    for key, values in list(rows.items())[:_SETTINGS]:
+        console.print(f"{_plain(key)}: {_plain(' | '.join(plain(v) for v in values))}", highlight=False)
+    if len(rows) > _SETTINGS:
+        console.print(f"and {len(rows) - _SETTINGS} more: --page, --json", style="dim")
 
 
 def print_worth(result: Mapping[str, Any]) -> None:

@@ -63,12 +63,24 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
         problems.append((("candidates", "cap_by"), unknown_name("attribute", capped, attributes)))
     return [
         *problems,
+        *_missing_halves(raw, retrievers),
         *_rerank_problems(raw, features),
         *_model_problems(retrievers),
         *_prompt_problems(raw),
         *_template_problems(features, raw),
         *_picture_problems(features, raw),
     ]
+
+
+def _missing_halves(raw: Mapping[str, Any], retrievers: Mapping[str, Any]) -> Iterator[Problem]:
+    """Interactions and retrievers come together, or not at all where only features are wanted."""
+    if not isinstance(raw.get("data"), Mapping):
+        return
+    if _table(raw.get("data")).get("interactions") is None:
+        if retrievers or raw.get("rerank") is not None:
+            yield ("data", "interactions"), "required: retrievers and rerank learn from who chose what"
+    elif raw.get("retrievers", {}) == {}:
+        yield ("retrievers",), "at least one is required, to learn from data.interactions"
 
 
 def _model_problems(retrievers: Mapping[str, Any]) -> Iterator[Problem]:

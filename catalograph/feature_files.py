@@ -68,9 +68,9 @@ def export_run(
     *,
     names: Sequence[str] | None,
     missing: str,
-    ids: Path | None,
-    id_column: str,
-    row_column: str | None,
+    ids: Path | None = None,
+    id_column: str = "item_id",
+    row_column: str | None = None,
 ) -> list[Path]:
     """Write a run's features into a new folder, as `extract.export.export_features` does.
 
@@ -100,7 +100,7 @@ def probe_run(
     attribute: str,
     *,
     names: Sequence[str] | None,
-    sets: Sequence[str],
+    sets: Sequence[str] = (),
     separator: str | None,
     **settings: Any,
 ) -> Mapping[str, Probe]:

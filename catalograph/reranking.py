@@ -19,6 +19,7 @@ from catalograph.gain_parts import write_gain_parts
 from catalograph.gating import FILE, gate_parts, gated_lists, groups_of, write_decisions
 from catalograph.model_card import model_card
 from catalograph.rerank_lists import (
+    Part,
     final_lists,
     item_texts,
     needs_inputs,
@@ -27,6 +28,7 @@ from catalograph.rerank_lists import (
     training_lists,
     validation_lists,
 )
+from catalograph.rerank_parts import all_scores, blocks_of, fill_blocks, forget
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
 from extract.disk import need_room
@@ -36,7 +38,7 @@ from extract.store import write_atomic
 from recsys.candidates import Candidates
 from rerank.diagnosis import arrived, by_slot, flips, score_pairs
 from rerank.fusion import Fusion, fit_fusion, fused
-from rerank.inference import Cost, Scorer, held_within, ordered_by, rank_lists, reorder
+from rerank.inference import OneByOne, Reader, Scorer, held_within, ordered_by, rank_lists, reorder
 from rerank.lambdamart import LambdaMart, fit_lambdamart
 from rerank.lists import RankingList, in_one_window
 from rerank.prompts import LAYOUTS
@@ -54,7 +56,8 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "recommend": road.hash_of("recommend"),
         "caption": road.hash_of("caption") if "{caption}" in settings.item else None,
         "embed": road.hash_of("embed") if needs_inputs(settings) and settings.token.features else None,
-        "rerank": settings.model_dump(mode="json"),
+        # Without limits a run is the one that older versions made.
+        "rerank": settings.model_dump(mode="json", exclude=None if settings.guard else {"guard"}),
         "layout": asdict(LAYOUTS[settings.prompt]),
         "model": None if settings.model is None else find_model(*_model(settings)).identity,
         "catalog": road.catalog_parts(),
@@ -118,13 +121,15 @@ def finetune(road: Road) -> Counts:
     if settings.gate is not None:
         # From here on nothing is trained, and lists are read as the rerank stage reads them.
         getattr(scorer, "pack", lambda: None)()
-        orders = _orders(road, scorer, *judged, Cost(), texts)
+        orders = _orders(road, _read(road, scorer, judged, texts), *judged)
         write_decisions(road, judged[0], orders)
         outputs.append(FILE)
     if settings.gate is not None and settings.gate.parts:
+        readers: dict[bool, Reader] = {True: OneByOne(scorer), False: scorer}
         write_gain_parts(
-            road, judged, orders, lambda part, own: _orders(road, scorer, *part, Cost(), own)["reranked"]
-        )
+            road, judged, orders,
+            lambda part, own, alone: _orders(road, _read(road, readers[alone], part, own), *part)["reranked"],
+        )  # fmt: skip
         outputs.append(PARTS)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
@@ -134,8 +139,11 @@ def rerank(road: Road) -> Counts:
     """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
     candidates, lists = final_lists(road)
-    scorer, cost = _load_trained(road, lists), Cost()
-    orders = _orders(road, scorer, candidates, lists, cost, item_texts(road))
+    store = road.path("rerank", "none").parent
+    blocks = blocks_of(road, store, len(lists))
+    fill_blocks(road, blocks, lists, lambda: load_trained(road, lists))
+    found, cost = all_scores(blocks)
+    orders = _orders(road, ordered_by(candidates, found, "reranker"), candidates, lists)
     if settings_of(road).gate is not None:
         orders["gated"] = gated_lists(road, candidates, orders)
         orders["gated"].to_trec(road.path("rerank", "gated.trec"), "catalograph")
@@ -145,24 +153,28 @@ def rerank(road: Road) -> Counts:
     # Times are in the stage's own record: outputs are equal for equal runs.
     told = {"lists": len(lists), **asdict(cost)}
     write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
+    forget(store)
     runs = [f"{name}.trec" for name in ("reranked", "gated") if name in orders]
     outputs = (*(f"{name}.parquet" for name in orders), *runs, "cost.json")
     return Counts(len(lists), len(lists), outputs=outputs)
 
 
+def _read(road: Road, scorer: Reader, part: Part, texts: Mapping[str, str]) -> Candidates:
+    """Lists in the model's own order, without a limit."""
+    free = settings_of(road).inference.model_copy(update={"max_move": None})
+    with road.progress.task("rerank", len(part[1])) as task:
+        return reorder(scorer, *part, texts, config=free, progress=task.reach)
+
+
 def _orders(
-    road: Road,
-    scorer: Scorer,
-    candidates: Candidates,
-    lists: list[RankingList],
-    cost: Cost,
-    texts: Mapping[str, str],
+    road: Road, llm: Candidates, candidates: Candidates, lists: list[RankingList]
 ) -> dict[str, Candidates]:
-    """Lists in every order: the same for those the gate decides on as for those that are delivered."""
-    with road.progress.task("rerank", len(lists)) as task:
-        reading = settings_of(road).inference
-        free = reading.model_copy(update={"max_move": None})
-        llm = reorder(scorer, candidates, lists, texts, config=free, progress=task.reach, cost=cost)
+    """Lists in every order: the same for those the gate decides on as for those that are delivered.
+
+    Args:
+        llm: the candidates in the model's own order.
+    """
+    reading = settings_of(road).inference
     fusions = read_fusions(road)
     reranked = fused(llm, fusions["reranked"], "fused")
     orders = {
@@ -219,7 +231,8 @@ def _soft(road: Road, entry: RankingList) -> Scorer:
     return build_token_scorer(settings, entry, seed=seed)
 
 
-def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+def load_trained(road: Road, lists: list[RankingList]) -> Scorer:
+    """The trained scorer, for lists like these; it can no longer be trained."""
     from extract.transformers_captioner import pick_device
 
     settings, folder = _resolved(settings_of(road)), road.path("finetune", "adapter")
@@ -230,10 +243,10 @@ def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
         text.model.to(pick_device(road.config.device))
         text.pack()
         return text
-    from rerank.token import load_trained
+    from rerank.token import load_trained as load_weights
 
     scorer = _soft(road, lists[0])
-    load_trained(scorer, folder / TRAINED)
+    load_weights(scorer, folder / TRAINED)
     return _placed(road, scorer)
 
 

@@ -121,6 +121,11 @@ class RunFolder:
         """Append one event to ``logs/run.jsonl``."""
         self._log.event(event, **fields)
 
+    def leave(self) -> None:
+        """Give the lock back and write nothing about an end: for those who only read."""
+        self._log.close()
+        self._lock.close()
+
     def close(self, outcome: str = "ok", error: BaseException | None = None) -> None:
         """Write the outcome (``ok`` or the name of an exception, and that) and give the lock back."""
         if self._lock.closed:

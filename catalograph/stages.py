@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from catalograph import embedding, evaluation, extraction, metric_tables, reporting, reranking, retrieval
 from catalograph.config import RunConfig
+from catalograph.config_file import load_config
+from catalograph.integrity import require_run
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
 from catalograph.road import Counts, Road
-from catalograph.runs import open_run
+from catalograph.runs import RunFolder, lock_folder, open_run
+from catalograph.trackers import need_trackers
 from catalograph.updating import hold
 from catalograph.workplace import Extraction
 from extract.errors import MissingPrerequisite
@@ -89,6 +93,12 @@ class RunSummary:
     """All that the evaluation found: intervals, comparisons, groups, what lists are like."""
     tables: list[MetricTable] = field(default_factory=list)
     report: Path | None = None
+    lists: Path | None = None
+    """The lists to deliver, one row per user and place: gated, else reranked, else as retrieved."""
+
+    def path(self, stage: str, name: str) -> Path:
+        """A file that a stage made, such as ``path("caption", "captions.parquet")``."""
+        return self.folder / "stages" / STAGES[stage].folder / name
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -97,6 +107,7 @@ class RunSummary:
             "stages": self.stages,
             "metrics": self.metrics,
             "evaluation": self.evaluation,
+            "lists": None if self.lists is None else str(self.lists),
             "report": None if self.report is None else str(self.report),
         }
 
@@ -107,17 +118,22 @@ def run_stages(
     stages: Sequence[str] | None,
     progress: Progress,
     extraction: Extraction | None = None,
+    table: Mapping[str, Stage] = STAGES,
 ) -> RunSummary:
     """Goes through the asked stages and those they need, in order, and skips what is done.
 
     Args:
         config: of the run.
         folder: of the run.
-        stages: names from STAGES; None means all.
+        stages: names from the table; None means all.
         progress: told how far it is.
         extraction: how extraction stages go about it.
+        table: the stages there are, in order; `STAGES` with more of them, or others in their place.
     """
-    asked = _with_needs(config, stages)
+    asked = _with_needs(config, stages, table)
+    if config.report_to and "report" in asked:
+        # Told now, not after hours of training.
+        need_trackers(config.report_to)
     summary = RunSummary(folder)
     with ExitStack() as held:
         run = held.enter_context(open_run(folder, config))
@@ -126,7 +142,7 @@ def run_stages(
         road = Road(run, config, progress, extraction)
         how = road.extraction
         for position, name in enumerate(asked):
-            stage = STAGES[name]
+            stage = table[name]
             # What follows from a stage that is tried again, here or in a process that was killed over it.
             follows = (how.retry_bad or how.rehash) and any(need in summary.stages for need in stage.needs)
             kept = road.enter(name, stage.folder, stage.parts(road), renew=stage.disposable or follows)
@@ -141,7 +157,8 @@ def run_stages(
                 started = time.perf_counter()
                 run.log("stage", stage=name, state="start")
                 counts = stage.work(road)
-                kept.finish(counts.outputs, counts.as_dict(), time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                kept.finish(counts.outputs, counts.as_dict(), seconds, peak_mib())
                 run.log("stage", stage=name, state="done", **counts.as_dict())
             summary.stages[name] = {"seconds": kept.seconds, "reused": reused, **kept.counts}
         if road.is_done("evaluate"):
@@ -150,7 +167,15 @@ def run_stages(
             summary.tables = metric_tables.tables(summary.evaluation)
         if run.report_path.is_file():
             summary.report = run.report_path
+        summary.lists = delivered_lists(road)
     return summary
+
+
+def delivered_lists(road: Road) -> Path | None:
+    """The best lists that the entered stages have made: gated, else reranked, else as retrieved."""
+    names = (("rerank", "gated"), ("rerank", "reranked"), ("recommend", "test"))
+    made = (road.path(stage, f"{name}.parquet") for stage, name in names if road.is_done(stage))
+    return next((path for path in made if path.is_file()), None)
 
 
 @contextmanager
@@ -163,22 +188,51 @@ def finished_road(
         MissingPrerequisite: P102, one of them is not done.
     """
     with open_run(folder, config) as run:
-        road = Road(run, config, progress)
-        for name in _with_needs(config, stages):
-            road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
-            if not road.is_done(name):
-                raise MissingPrerequisite(
-                    "P102",
-                    f"the stage {name} of this run is not done",
-                    where=str(folder),
-                    next_step=f"run `catalograph {stages[-1]} --run-dir {folder}` first",
-                )
-        yield road
+        yield _finished(Road(run, config, progress), stages)
 
 
-def _with_needs(config: RunConfig, stages: Sequence[str] | None) -> list[str]:
-    wanted = set(STAGES if stages is None else stages)
-    for name in reversed(STAGES):
+@contextmanager
+def shared_road(run_dir: Path, stages: Sequence[str], progress: Progress) -> Iterator[Road]:
+    """A finished run opened by several processes at once, which only read there; its own configuration holds.
+
+    Raises:
+        MissingPrerequisite: P102, one of the stages is not done.
+        RunFolderError: R101, a process that writes there has it.
+    """
+    require_run(run_dir)
+    config = load_config(run_dir / "config.yaml")
+    with closing(lock_folder(run_dir, shared=True)) as lock:
+        run = RunFolder(run_dir.absolute(), config, lock)
+        try:
+            yield _finished(Road(run, config, progress), stages)
+        finally:
+            run.leave()
+
+
+def _finished(road: Road, stages: Sequence[str]) -> Road:
+    for name in _with_needs(road.config, stages):
+        road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
+        if not road.is_done(name):
+            folder = road.run.path
+            raise MissingPrerequisite(
+                "P102",
+                f"the stage {name} of this run is not done",
+                where=str(folder),
+                next_step=f"run `catalograph {stages[-1]} --run-dir {folder}` first",
+            )
+    return road
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held since it began, in MiB, child processes aside."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _with_needs(
+    config: RunConfig, stages: Sequence[str] | None, table: Mapping[str, Stage] = STAGES
+) -> list[str]:
+    wanted = set(table if stages is None else stages)
+    for name in reversed(list(table)):
         if name in wanted:
-            wanted.update(STAGES[name].needs)
-    return [name for name in STAGES if name in wanted and STAGES[name].wanted(config)]
+            wanted.update(table[name].needs)
+    return [name for name in table if name in wanted and table[name].wanted(config)]

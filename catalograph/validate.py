@@ -41,11 +41,10 @@ def check_inputs(config: RunConfig) -> None:
     named = _named("data.catalog_columns", items.model_dump(exclude={"picture_pattern"}))
     wanted = {
         "data.catalog": (data.catalog_path, named),
-        "data.interactions": (
-            data.interactions_path,
-            _named("data.interaction_columns", events.model_dump()),
-        ),
     }
+    if data.interactions is not None:
+        chosen = _named("data.interaction_columns", events.model_dump())
+        wanted["data.interactions"] = (data.interactions_path, chosen)
     tables = {
         "candidates.allow": (config.candidates.allow, ("item_id",)),
         "candidates.deny": (config.candidates.deny, ("item_id",)),

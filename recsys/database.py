@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb.func import PythonUDFType
 from numpy.typing import NDArray
 
 
@@ -39,6 +42,19 @@ class Database:
     def give(self, name: str, table: Any) -> None:
         """Make an Arrow table or reader known under a name."""
         self._connection.register(name, table)
+
+    def give_function(self, name: str, function: Any, takes: Any, gives: Any) -> None:
+        """Make a function from an Arrow array to another known under a name."""
+        self._connection.create_function(name, function, [takes], gives, type=PythonUDFType.ARROW)
+
+    @contextmanager
+    def function(self, name: str, function: Any, takes: Any, gives: Any) -> Iterator[None]:
+        """Know a function from an Arrow array to another under a name, as long as this lasts."""
+        self._connection.create_function(name, function, [takes], gives, type=PythonUDFType.ARROW)
+        try:
+            yield
+        finally:
+            self._connection.remove_function(name)
 
     def do(self, statement: str) -> None:
         """Run a statement."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from extract.errors import InvalidData
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions
 from recsys.ranking import NO_ITEM
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Hits = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -87,7 +89,10 @@ def _precision_at_hits(hits: Hits, k: int) -> PerUser:
     return total
 
 
-METRICS: dict[str, Callable[[Hits, Counts, int], PerUser]] = {
+Metric = Callable[[Hits, Counts, int], PerUser]
+"""Hits [N, K] in list order, truths per user [N] and k to a value per user [N]."""
+
+METRICS: dict[str, Metric] = {
     "recall": recall,
     "ndcg": ndcg,
     "mrr": mrr,
@@ -130,9 +135,9 @@ class Judged:
         counts: Counts = np.diff(self.truth.indptr).astype(np.int64)
         return counts
 
-    def metrics(self, ks: Sequence[int]) -> Metrics:
+    def metrics(self, ks: Sequence[int], metrics: Mapping[str, Metric] = METRICS) -> Metrics:
         """Every metric at every k; no user raises InvalidData D211."""
-        return _metrics(self.hits, self.n_truth, self.user_ids, ks)
+        return _metrics(self.hits, self.n_truth, self.user_ids, ks, metrics)
 
     def oracle(self, ks: Sequence[int]) -> Metrics:
         """The metrics of the same candidates in the best possible order: what no reranker can exceed."""
@@ -140,6 +145,8 @@ class Judged:
 
     def reachable(self) -> Judged:
         """The same with the truths outside the K candidates taken away, and the users left with none."""
+        from scipy import sparse
+
         counts = self.hits.sum(axis=1)
         owners = np.repeat(np.arange(len(self.user_ids)), counts)
         found = (np.ones(int(counts.sum()), dtype=np.float32), (owners, self.items[self.hits]))
@@ -153,14 +160,15 @@ class Judged:
         """
         truth = self.truth
         if items is not None:
-            truth = sparse.csr_array(truth @ sparse.diags_array(items.astype(np.float32)))
+            truth = truth.copy()
+            truth.data *= items[truth.indices]
             truth.eliminate_zeros()
         return self._with(truth, users)
 
     def _with(self, truth: sparse.csr_array, users: NDArray[np.bool_] | None = None) -> Judged:
         left = np.diff(truth.indptr) > 0
         kept = np.flatnonzero(left if users is None else left & users)
-        fewer = sparse.csr_array(truth[kept])
+        fewer = truth[kept]
         fewer.sort_indices()
         items = self.items[kept]
         return Judged(self.user_ids[kept], items, fewer, hit_matrix(items, np.arange(len(kept)), fewer))
@@ -181,17 +189,19 @@ def judge(candidates: Candidates, truth: Interactions) -> Judged:
         else np.zeros(0, dtype=np.int64)
     )
     items = _lookup(candidates.items[judged].ravel(), truth.item_ids).reshape(len(judged), candidates.k)
-    of_users = sparse.csr_array(matrix[user_rows[judged]])
+    of_users = matrix[user_rows[judged]]
     hits = hit_matrix(items, np.arange(len(judged)), of_users)
     return Judged(candidates.user_ids[judged], items, of_users, hits)
 
 
-def evaluate(candidates: Candidates, truth: Interactions, ks: Sequence[int]) -> Metrics:
+def evaluate(
+    candidates: Candidates, truth: Interactions, ks: Sequence[int], metrics: Mapping[str, Metric] = METRICS
+) -> Metrics:
     """Every metric at every k, over the users of `candidates` with at least one truth (see `judge`).
 
     No user with a truth raises InvalidData D211.
     """
-    return judge(candidates, truth).metrics(ks)
+    return judge(candidates, truth).metrics(ks, metrics)
 
 
 def evaluate_conditional(candidates: Candidates, truth: Interactions, ks: Sequence[int]) -> Metrics:
@@ -201,14 +211,17 @@ def evaluate_conditional(candidates: Candidates, truth: Interactions, ks: Sequen
     return judge(candidates, truth).reachable().metrics(ks)
 
 
-def _metrics(hits: Hits, n_truth: Counts, user_ids: NDArray[np.str_], ks: Sequence[int]) -> Metrics:
+def _metrics(
+    hits: Hits, n_truth: Counts, user_ids: NDArray[np.str_], ks: Sequence[int],
+    metrics: Mapping[str, Metric] = METRICS,
+) -> Metrics:  # fmt: skip
     if not len(user_ids):
         raise InvalidData(
             "D211",
             "no user of the lists has a truth",
             next_step="check that lists and truth use the same user and item ids",
         )
-    values = {f"{name}@{k}": metric(hits, n_truth, k) for k in ks for name, metric in METRICS.items()}
+    values = {f"{name}@{k}": metric(hits, n_truth, k) for k in ks for name, metric in metrics.items()}
     return Metrics(user_ids, values)
 
 

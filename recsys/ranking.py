@@ -12,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from threadpoolctl import ThreadpoolController
 
 from extract.errors import InvalidData
 from recsys.order import NO_ITEM, Keys, id_places, scores_of, sort_keys
 from recsys.sparse_ranking import SparseScores, positive_best
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 # The order is part of what ranking is; it lives apart so that ranking sparse scores can use it.
 __all__ = ["NO_ITEM", "Factors", "Keys", "Recommender", "best_columns", "blocks", "exact_ranks", "id_places"]
@@ -34,6 +36,7 @@ GROUPS = 4
 # A tile of USERS x ITEMS scores takes 4 MB.
 USERS, ITEMS = 256, 4096
 _NONE = np.iinfo(np.int64).max
+Vectors = NDArray[np.float32] | NDArray[np.float64]
 
 
 class Recommender(Protocol):
@@ -169,8 +172,8 @@ def _top_k_dense(
 
 
 def top_k_factors(
-    users: NDArray[np.float32],
-    items: NDArray[np.float32],
+    users: Vectors,
+    items: Vectors,
     seen: sparse.csr_array | None,
     k: int,
     *,
@@ -178,8 +181,9 @@ def top_k_factors(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The k best unseen items of each user: item rows and scores, both [B, k], padded as by `top_k`.
 
-    `users` [B, D] and `items` [I, D] are vectors, `seen` CSR [B, I] the items to leave out. Vectors that are
-    not finite raise InvalidData D210. As many blocks are ranked at a time as the BLAS has threads.
+    `users` [B, D] and `items` [I, D] are vectors, `seen` CSR [B, I] the items to leave out; float64 ones are
+    multiplied as such, and their scores rounded. Vectors that are not finite raise InvalidData D210. As many
+    blocks are ranked at a time as the BLAS has threads.
     """
     if not (np.isfinite(users).all() and np.isfinite(items).all()):
         raise InvalidData("D210", "a model returned vectors that are not finite")
@@ -187,7 +191,8 @@ def top_k_factors(
     values = np.full((len(users), k), np.nan, dtype=np.float32)
     column_of = np.empty(len(places), dtype=np.int32)
     column_of[places] = np.arange(len(places), dtype=np.int32)
-    users, vectors = (np.ascontiguousarray(v, dtype=np.float32) for v in (users, items))
+    kind: type[Any] = np.float64 if users.dtype == np.float64 else np.float32
+    users, vectors = (np.ascontiguousarray(v, dtype=kind) for v in (users, items))
 
     def rank(part: slice) -> None:
         keys = _best_keys(users[part], vectors, _rows_of(seen, part), k, places)
@@ -228,8 +233,8 @@ def _rows_of(seen: sparse.csr_array | None, part: slice) -> tuple[NDArray[np.int
 
 
 def _best_keys(
-    users: NDArray[np.float32],
-    items: NDArray[np.float32],
+    users: Vectors,
+    items: Vectors,
     seen: tuple[NDArray[np.int64], NDArray[np.int64]],
     k: int,
     places: NDArray[np.int64],
@@ -244,7 +249,7 @@ def _best_keys(
     for part in blocks(len(items), ITEMS):
         width = part.stop - part.start
         tile = scores[: len(users) * width].reshape(len(users), width)
-        np.dot(users, items[part].T, out=tile)
+        np.matmul(users, items[part].T, out=tile, casting="same_kind")
         low, high = np.searchsorted(seen[1], (part.start, part.stop))
         tile[seen[0][low:high], seen[1][low:high] - part.start] = -np.inf
         if part.start == 0:

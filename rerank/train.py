@@ -27,7 +27,7 @@ from extract.errors import InvalidData, TrainingDiverged
 from recsys.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rerank.inference import ItemWords, Scorer, score_lists
 from rerank.lists import RankingList, reshuffled
-from rerank.losses import LOSSES
+from rerank.losses import LOSSES, RankingLoss
 from rerank.settings import FineTuneConfig
 
 CHECKPOINT_STEPS = 25
@@ -58,6 +58,7 @@ def fine_tune(
     scorer: Scorer, lists: Sequence[RankingList], valid: Sequence[RankingList],
     texts: Mapping[str, str], config: FineTuneConfig, *, seed: int, checkpoints: Path | None = None,
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    loss: RankingLoss | None = None,
 ) -> FineTuneHistory:  # fmt: skip
     """Trains the scorer's trainable weights and leaves the ones with the best validation NDCG@10 in place.
 
@@ -70,6 +71,7 @@ def fine_tune(
         texts: item id to text.
         checkpoints: folder to resume from and to write to; a resumed run ends with the same weights.
         progress: told (steps done, steps in all, latest losses).
+        loss: a ranking loss in place of the one `config` names.
 
     Raises:
         TrainingDiverged: a loss or gradient is not finite; the weights are those before the step.
@@ -85,7 +87,7 @@ def fine_tune(
     total = config.epochs * per_epoch
     # Halfway through each epoch and at its end.
     evaluate_at = {e * per_epoch + part for e in range(config.epochs) for part in (per_epoch // 2, per_epoch)}
-    words = ItemWords(scorer, texts)
+    words, ranking = ItemWords(scorer, texts), loss or LOSSES[config.loss]
     judge = partial(_validate, scorer, valid, texts, config, accelerator, weights)
 
     history, best, mean, first = FineTuneHistory(), _copy(weights), _copy(weights), 0
@@ -105,12 +107,11 @@ def fine_tune(
             group["lr"] = config.learning_rate * _schedule(step, total, config.warmup)
         optimizer.zero_grad()
         scorer.model.train()
-        losses = _accumulate(scorer, batch, words, config, accelerator, [seed, step])
+        losses = _accumulate(scorer, batch, words, config, accelerator, [seed, step], ranking)
         norm = _reduced_norm(weights, accelerator)
         if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
             raise TrainingDiverged(
-                "R901", f"fine-tuning diverged at step {step}",
-                why=f"loss {losses['loss']}, gradient norm {norm}",
+                "R901", f"fine-tuning diverged at step {step}", why=f"loss {losses['loss']}, norm {norm}",
                 where=f"lists of users {', '.join(entry.user_id for entry in batch[:5])}",
                 next_step="lower rerank.finetune.learning_rate",
             )  # fmt: skip
@@ -133,7 +134,7 @@ def fine_tune(
 
 def _accumulate(
     scorer: Scorer, batch: Sequence[RankingList], words: ItemWords, config: FineTuneConfig,
-    accelerator: Accelerator, key: Sequence[int],
+    accelerator: Accelerator, key: Sequence[int], ranking: RankingLoss,
 ) -> dict[str, float]:  # fmt: skip
     """Adds the gradient of the batch's mean loss; each process takes every n-th forward pass.
 
@@ -149,7 +150,7 @@ def _accumulate(
         relevance = torch.zeros_like(scores)
         for row, i in enumerate(part):
             relevance[row, : len(batch[i].relevance)] = torch.from_numpy(batch[i].relevance).to(scores.device)
-        rank_loss = LOSSES[config.loss](scores, relevance, mask)
+        rank_loss = ranking(scores, relevance, mask)
         share = len(part) / len(batch)
         loss = share * (language_loss + config.rank_weight * rank_loss)
         accelerator.backward(loss)

@@ -51,6 +51,7 @@ LIGHT = (
     "rerank.prompts",
     "rerank.lists",
     "rerank.fusion",
+    "rerank.guard",
     "catalograph",
     "catalograph.cli",
     "catalograph.config",

@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -14,7 +14,6 @@ from typer.main import get_command
 
 from catalograph import config as sections
 from catalograph.cli import app
-from catalograph.config_file import load_config
 from catalograph.feature_config import FeatureConfig
 from catalograph.worth_settings import WorthConfig
 from extract.endpoint_settings import EndpointConfig
@@ -28,10 +27,12 @@ from recsys.interactions import InteractionColumns
 from recsys.search_space import TuneConfig
 from recsys.settings import SETTINGS, TrainConfig
 from recsys.split import SplitConfig
+from rerank.losses import LOSSES
 from rerank.prompts import LAYOUTS
 from rerank.settings import (
     FineTuneConfig,
     GateConfig,
+    GuardConfig,
     InferenceConfig,
     LambdaMartConfig,
     LoraConfig,
@@ -62,6 +63,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`retrievers.NAME.train`": TrainConfig,
     "`candidates`": sections.CandidatesConfig,
     "`rerank`": RerankConfig,
+    "`rerank.guard`": GuardConfig,
     "`rerank.inference`": InferenceConfig,
     "`rerank.token`": TokenConfig,
     "`rerank.lambdamart`": LambdaMartConfig,
@@ -132,9 +134,23 @@ def test_links_lead_somewhere(path: Path) -> None:
             continue
         page_of = path if not name else path.parent / name
         assert page_of.exists(), target
-        headings = re.findall(r"^#+ (.+)$", text_of(page_of), re.M)
-        anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-        assert not anchor or anchor in anchors, target
+        assert not anchor or anchor in anchors_of(page_of), target
+
+
+def anchors_of(path: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them; comments in blocks are no headings."""
+    text = re.sub(r"^ *```.*?^ *```", "", text_of(path), flags=re.M | re.S)
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.M):
+        name = re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+        doubles = sum(other == name or other.startswith(f"{name}-") for other in found)
+        found.add(f"{name}-{doubles}" if name in found else name)
+    return found
+
+
+def test_an_anchor_that_is_only_in_a_block_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("# One `two`\n\n```bash\n# three\n```\n\n## Four, five\n")
+    assert anchors_of(tmp_path / "page.md") == {"one-two", "four-five"}
 
 
 def test_the_guide_lists_exactly_the_error_codes_there_are() -> None:
@@ -161,16 +177,14 @@ def test_the_guide_lists_exactly_the_keys_there_are() -> None:
     assert listed == {name: list(model.model_fields) for name, model in KEYS.items()}
 
 
-def test_the_yaml_of_the_readme_is_a_configuration(tmp_path: Path) -> None:
-    first, second = re.findall(r"```yaml\n(.*?)```", text_of(ROOT / "README.md"), re.S)
-    (tmp_path / "shop.yaml").write_text(first, encoding="utf-8")
-    assert load_config(tmp_path / "shop.yaml").rerank is None
-    # The second block holds the sections that are added or replaced.
-    head, _, rest = first.partition("features:\n")
-    kept = "retrievers:" + rest.partition("retrievers:")[2]
-    (tmp_path / "more.yaml").write_text(head + second + "\n" + kept, encoding="utf-8")
-    config = load_config(tmp_path / "more.yaml")
-    assert config.caption is not None and config.rerank is not None
+FORMS = get_args(RerankConfig.model_fields["form"].annotation)
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, *LOSSES, *FORMS])
+def test_every_model_and_loss_has_a_section_with_idea_equation_use_and_omissions(name: str) -> None:
+    section = page("methods.md").partition(f"\n### {name}\n")[2].partition("\n#")[0]
+    for part in ("Idea", "Equation", "When", "Left out"):
+        assert f"* **{part}.** " in section, f"{name}: {part}"
 
 
 def test_the_tests_that_a_promise_names_exist() -> None:
@@ -194,3 +208,15 @@ def test_prompts_in_the_page_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("path", TYPED, ids=lambda path: path.name)
 def test_no_page_names_a_path_of_one_machine(path: Path) -> None:
     assert re.findall(r"(?<![\w.])/(?:work|tmp|home|root|mnt)/", text_of(path)) == []
+
+
+def test_every_seed_is_told_once() -> None:
+    cells = re.findall(r"^\| ([\d, ]+) \||^([\d, ]+ and \d+) are about", page("seeds.md"), re.M)
+    told = [int(number) for cell in cells for number in re.findall(r"\d+", "".join(cell))]
+    assert sorted(told) == list(range(1, 70))
+
+
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r": ([\w-]+\.md)$", text_of(ROOT / "mkdocs.yml"), re.M)
+    root = ["index.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
+    assert sorted(listed) == sorted([*root, *(path.name for path in (ROOT / "docs").glob("*.md"))])

@@ -202,10 +202,11 @@ def write_shop(shop: Shop, folder: Path, *, picture_size: int = 128) -> None:
         for row, item in zip(rows, ids, strict=True)
     }
     write_atomic(folder / "truth.json", json.dumps(truth).encode())
-    write_atomic(folder / "pictures.zip", _pictures(shop, ids, picture_size))
+    write_atomic(folder / "pictures.zip", picture_zip(shop, ids, picture_size))
 
 
-def _pictures(shop: Shop, ids: list[str], size: int) -> bytes:
+def picture_zip(shop: Shop, ids: list[str], size: int) -> bytes:
+    """One JPEG of `size` pixels a side for each item, stored under ID.jpg."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for row, item in enumerate(ids):
