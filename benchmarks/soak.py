@@ -6,7 +6,7 @@ As `kill_run.py`: a small drawn shop goes through the demo's own road (packaged 
 retrievers, packaged language model, LoRA) once undisturbed, and then in other folders under SIGKILL at
 random moments, uniform over what a folder has left to do, from the first import of a stage to the last file
 of the report. Importing torch takes longer than all the work here, so nine of ten processes are forked from
-one that has imported the libraries, and every tenth is started afresh. Ten kills make a folder; then it is
+one that has imported the libraries, and every tenth is started afresh. Five kills make a folder; then it is
 finished undisturbed.
 
 Claims: every folder has the hash of the undisturbed run; `catalograph verify` finds nothing in any; and a
@@ -43,7 +43,7 @@ from catalograph.demo.shop import open_shop, write_shop
 from catalograph.runs import content_hash, verify
 
 ITEMS, PEOPLE = 40, 50
-KILLS_PER_FOLDER, AFRESH = 10, 10
+KILLS_PER_FOLDER, AFRESH = 5, 10
 SETS = (
     "retrievers.lirdrec.train.epochs=4", "retrievers.titles_only.train.epochs=4", "candidates.k=10",
     "caption.batch_size=8", "rerank.finetune.epochs=2", "rerank.finetune.max_lists=32",

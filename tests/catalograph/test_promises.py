@@ -354,3 +354,12 @@ def test_a_signal_at_any_time_ends_a_run_soon_with_its_code_and_costs_no_result(
     assert time.monotonic() - sent < 10
     assert verify(folder) == [] and run(config, folder) == 0
     assert content_hash(folder) == golden
+
+
+def test_no_library_sends_usage_data_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from catalograph.terminal import quieten_libraries
+
+    names = ["HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED", "VLLM_NO_USAGE_STATS"]
+    monkeypatch.setattr(os, "environ", {"DO_NOT_TRACK": "0"})
+    quieten_libraries()
+    assert [os.environ[name] for name in names] == ["1", "0", "0", "1"]
