@@ -162,9 +162,8 @@ def write_orders(road: Road, candidates: Candidates, orders: dict[str, Candidate
     for name, ordered in orders.items():
         ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
     orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    return tuple(f"{n}.parquet" for n in orders) + tuple(
-        f"{n}.trec" for n in ("reranked", "gated") if n in orders
-    )
+    runs = (f"{name}.trec" for name in ("reranked", "gated") if name in orders)
+    return (*(f"{name}.parquet" for name in orders), *runs)
 
 
 def _read(road: Road, scorer: Reader, part: Part, texts: Mapping[str, str]) -> Candidates:
