@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from recsys.candidates import Candidates
 from recsys.interactions import Interactions
 from rerank.fusion import Fusion
 from rerank.guard import words_of
+from rerank.inputs import ItemVectors
 from rerank.lists import RankingList, ranking_lists
 from rerank.settings import GuardConfig, InferenceConfig
 
@@ -131,6 +133,20 @@ def test_the_text_changes_one_candidate_of_one_list(part: Any) -> None:
         changed = [(a, b) for a, b in zip(before.candidates, marked.candidates, strict=True) if a != b]
         assert changed == [(trial.item, trial.alias)]
         assert marked.history == before.history
+
+
+def test_an_attacked_candidate_keeps_what_is_known_of_it_besides_words(part: Any) -> None:
+    ids = np.array(sorted(ITEMS))
+    matrix = np.arange(len(ids) * 2, dtype=np.float32).reshape(-1, 2)
+    nothing = np.zeros((len(ids), 0))
+    vectors = ItemVectors(ids, matrix, {"x": slice(0, 1)}, matrix[:, 1], nothing, nothing)
+    lists = [replace(entry, vectors=vectors) for entry in part[1]]
+    trials = trials_of(part, "first")
+    for trial, marked in zip(trials, attacked_lists(trials, lists), strict=True):
+        assert marked.vectors is not None
+        own, before = marked.vectors.rows([trial.alias]), vectors.rows([trial.item])
+        assert (marked.vectors.matrix[own] == matrix[before]).all()
+        assert marked.vectors.popularity[own] == vectors.popularity[before]
 
 
 def test_neutral_words_are_as_many_tokens_as_the_attack(part: Any) -> None:
