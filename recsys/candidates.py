@@ -217,7 +217,9 @@ class Candidates:
                 fallback = np.float32(0) if np.isinf(ceiling) else ceiling
                 below = np.nextafter(ceiling, np.float32(-np.inf))
                 ceiling = np.float32(min(fallback if np.isnan(score) else score, below))
-                lines.append(f"{_field(user)} Q0 {_field(item)} {rank} {ceiling:.9g} {_field(tag)}\n")
+                lines.append(
+                    f"{trec_field(user)} Q0 {trec_field(item)} {rank} {ceiling:.9g} {trec_field(tag)}\n"
+                )
         write_atomic(path, "".join(lines).encode())
 
 
@@ -275,5 +277,6 @@ def concatenated(parts: Sequence[Candidates]) -> Candidates:
     )
 
 
-def _field(text: str) -> str:
+def trec_field(text: str) -> str:
+    """A field of a TREC file: white space and % percent-encoded."""
     return re.sub(r"[\s%]", lambda m: "".join(f"%{byte:02X}" for byte in m.group().encode()), str(text))
