@@ -17,6 +17,7 @@ from catalograph.comparison import compare_runs
 from catalograph.config import RunConfig
 from catalograph.config_file import build_config, load_config, override_config
 from catalograph.drafting import draft_config as draft_config
+from catalograph.feature_files import export_choices as written_choices
 from catalograph.feature_files import export_run, probe_run
 from catalograph.hub import pull as pull
 from catalograph.hub import push as push
@@ -248,6 +249,11 @@ def export(
 ) -> list[Path]:  # fmt: skip
     """A run's features as ``mmrec`` arrays, ``parquet`` or a ``dataset``; the files that were written."""
     return list(export_run(Path(run_dir), Path(to), format, names=features, missing=missing))
+
+
+def export_choices(run_dir: str | Path, to: str | Path, format: str, *, name: str = "shop") -> list[Path]:
+    """A run's split as ``recbole`` or ``mmrec`` files or ``qrels``; the files that were written."""
+    return written_choices(Path(run_dir), Path(to), format, name)
 
 
 def probe(

@@ -11,13 +11,16 @@ from catalograph.config_file import load_config
 from catalograph.integrity import path_hashes, read_stage, require_run
 from catalograph.problems import unknown_name
 from catalograph.runs import stored_config
-from extract.errors import ConfigError, InvalidData, RunFolderError
+from extract.errors import ConfigError, InvalidData, MissingPrerequisite, RunFolderError
 from extract.export import FORMATS, MISSING, export_features
 from extract.features import FeatureTable
 from extract.probe import Probe, probe
 from extract.store import hash_file
 from extract.tables import read_columns
 from extract.vector_ids import read_ids
+from recsys.interaction_export import FORMATS as SPLIT_FORMATS
+from recsys.interaction_export import PARTS, export_split
+from recsys.interactions import Interactions
 
 FOLDER = "30-embed"
 
@@ -93,6 +96,28 @@ def export_run(
         ids=None if ids is None else read_ids(ids, id_column, row_column),
         more={name: features[name].card_facts() for name in tables},
     )
+
+
+def export_choices(run_dir: Path, to: Path, format: str, name: str = "shop") -> list[Path]:
+    """Write a run's train, valid and test choices for another program, as `export_split` does.
+
+    Raises:
+        ConfigError: C003, a format of that name does not exist.
+        MissingPrerequisite: P102, the split is not made.
+        CatalographError: as `export_split`.
+    """
+    require_run(run_dir)
+    if format not in SPLIT_FORMATS:
+        raise ConfigError("C003", unknown_name("format", format, SPLIT_FORMATS), where="--interactions")
+    folder = run_dir / "stages" / "10-prepare"
+    record, problems = read_stage(folder)
+    if record is None or problems:
+        raise MissingPrerequisite(
+            "P102", "the split of this run is not made, or damaged", where=str(run_dir),
+            why="; ".join(problems), next_step=f"catalograph prepare --run-dir {run_dir}",
+        )  # fmt: skip
+    parts = {part: Interactions.load(folder / f"{part}.parquet") for part in PARTS}
+    return export_split(parts, to, format, name)
 
 
 def probe_run(

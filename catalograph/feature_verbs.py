@@ -33,21 +33,23 @@ def export(
     row_column: Annotated[
         str | None, typer.Option(help="Column with the row's number from 0 in --ids, as MMRec has it.")
     ] = None,
+    interactions: Annotated[
+        str | None,
+        typer.Option(help="Instead of features, the split: recbole, mmrec or qrels.", show_default=False),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the data set, for --interactions.")] = "shop",
     as_json: Json = False,
 ) -> None:
-    """Features as MMRec's arrays, Parquet or a dataset, each with its data card."""
-    from catalograph.feature_files import export_run
+    """Features as MMRec's arrays, Parquet or a dataset, each with its data card; or the split's choices."""
+    from catalograph.feature_files import export_choices, export_run
 
-    written = export_run(
-        run_dir,
-        to,
-        format,
-        names=feature,
-        missing=missing,
-        ids=ids,
-        id_column=id_column,
-        row_column=row_column,
-    )
+    if interactions is not None:
+        written = export_choices(run_dir, to, interactions, name)
+    else:
+        written = export_run(
+            run_dir, to, format, names=feature, missing=missing, ids=ids, id_column=id_column,
+            row_column=row_column,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"folder": str(to), "files": [path.name for path in written]}))
     else:

@@ -14,9 +14,9 @@ def trec_lines(
     """A line per item of lists [U, K], '' where there is none: user, Q0, item, rank, score, tag."""
     rows, columns = np.nonzero(items != "")
     scores = descending(final)[rows, columns].tolist()
-    users = [_field(user) for user in user_ids.tolist()]
-    fields = {item: _field(item) for item in np.unique(items).tolist()}
-    places, end = (columns + 1).tolist(), f" {_field(tag)}\n"
+    users = [trec_field(user) for user in user_ids.tolist()]
+    fields = {item: trec_field(item) for item in np.unique(items).tolist()}
+    places, end = (columns + 1).tolist(), f" {trec_field(tag)}\n"
     return [
         f"{users[row]} Q0 {fields[item]} {place} {score:.9g}{end}"
         for row, item, place, score in zip(
@@ -40,5 +40,6 @@ def descending(final: NDArray[np.float32]) -> NDArray[np.float32]:
     return lowered
 
 
-def _field(text: str) -> str:
+def trec_field(text: str) -> str:
+    """A field of a TREC file: white space and % percent-encoded."""
     return re.sub(r"[\s%]", lambda m: "".join(f"%{byte:02X}" for byte in m.group().encode()), str(text))

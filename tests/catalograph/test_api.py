@@ -79,6 +79,23 @@ def test_newcomers_and_comparison_take_run_folders(world: Any, tmp_path: Path) -
     assert Candidates.from_parquet(lists).user_ids.tolist() == ["ann"]
 
 
+def test_a_split_goes_to_recbole_and_comes_back_as_the_same_split(world: Any, tmp_path: Path) -> None:
+    config = plain(world)
+    made = catalograph.prepare(config, tmp_path / "run")
+    written = catalograph.export_choices(made.folder, tmp_path / "out", "recbole")
+    assert written[0].name == "shop.inter"
+    columns = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "label": "split"}
+    data = config["data"] | {
+        "interactions": str(tmp_path / "out/shop.inter"), "interaction_columns": columns,
+        "split": {"method": "label"},
+    }  # fmt: skip
+    again = catalograph.prepare(config | {"data": data}, tmp_path / "again")
+    for part in ("train", "valid", "test"):
+        a, b = (pq.read_table(run.path("prepare", f"{part}.parquet")) for run in (made, again))
+        for name in a.column_names:
+            assert a[name].to_pylist() == b[name].to_pylist(), name
+
+
 def test_settings_go_over_a_file_a_mapping_and_a_configuration(world: Any, tmp_path: Path) -> None:
     config = api.load(plain(world), {"candidates.k": 7, "retrievers.item_knn.params": {"shrink": 2.5}})
     assert config.candidates.k == 7 and config.retrievers["item_knn"].params == {"shrink": 2.5}

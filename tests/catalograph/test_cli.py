@@ -69,6 +69,8 @@ FLAGS = {
         "--ids",
         "--id-column",
         "--row-column",
+        "--interactions",
+        "--name",
         "--json",
     },
     "compare": {"--run-dir", "--list", "--against", "--against-list", "--page", "--json"},
