@@ -23,7 +23,8 @@ from catalograph.redteam_corpus import attacks
 from catalograph.redteam_extraction import extraction_curve
 from catalograph.redteam_trials import Shelf, Trial, attacked_lists, make_trials, neutral
 from catalograph.rerank_lists import final_lists, settings_of
-from catalograph.reranking import load_trained, read_fusions
+from catalograph.reranker_model import load_trained
+from catalograph.reranking import read_fusions
 from catalograph.road import Road
 from catalograph.stages import finished_road
 from extract.errors import ConfigError

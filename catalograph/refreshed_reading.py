@@ -16,7 +16,8 @@ from catalograph.config import RunConfig
 from catalograph.gating import gate_parts
 from catalograph.integrity import read_sealed, write_sealed
 from catalograph.rerank_lists import final_lists, item_texts, settings_of
-from catalograph.reranking import load_trained, model_identity, orders_of, write_orders
+from catalograph.reranker_model import load_trained, model_identity
+from catalograph.reranking import orders_of, write_orders
 from catalograph.road import KEPT, Counts, Road
 from extract.errors import ConfigError
 from extract.store import hash_file, write_atomic

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from catalograph import evaluation, metric_tables
-from catalograph.config import flatten
+from catalograph.config_keys import flatten
 from catalograph.delivered import read_delivered
 from catalograph.examples import examples
 from catalograph.extraction import quarantined

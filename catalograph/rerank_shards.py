@@ -7,7 +7,7 @@ from pathlib import Path
 from catalograph.progress import Progress
 from catalograph.rerank_lists import final_lists
 from catalograph.rerank_parts import blocks_of, fill_blocks
-from catalograph.reranking import load_trained
+from catalograph.reranker_model import load_trained
 from catalograph.stages import shared_road
 from catalograph.updating import hold
 

@@ -7,13 +7,11 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalograph.filling import model_folder
 from catalograph.gain_parts import FILE as PARTS
 from catalograph.gain_parts import write_gain_parts
 from catalograph.gating import FILE, gate_parts, gated_lists, groups_of, write_decisions
@@ -29,24 +27,19 @@ from catalograph.rerank_lists import (
     validation_lists,
 )
 from catalograph.rerank_parts import all_scores, blocks_of, fill_blocks, forget
+from catalograph.reranker_model import fresh_scorer, load_trained, model_identity, save_scorer
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
-from extract.disk import need_room
-from extract.errors import InvalidData
-from extract.models import find_model
 from extract.store import write_atomic
 from recsys.candidates import Candidates
 from rerank.diagnosis import arrived, by_slot, flips, score_pairs
 from rerank.fusion import Fusion, fit_fusion, fused
-from rerank.inference import OneByOne, Reader, Scorer, held_within, ordered_by, rank_lists, reorder
+from rerank.inference import OneByOne, Reader, held_within, ordered_by, rank_lists, reorder
 from rerank.lambdamart import LambdaMart, fit_lambdamart
 from rerank.lists import RankingList, in_one_window
 from rerank.prompts import LAYOUTS
-from rerank.settings import RerankConfig
 
 logger = logging.getLogger(__name__)
-
-TRAINED = "token.safetensors"
 
 
 def finetune_parts(road: Road) -> dict[str, Any]:
@@ -92,7 +85,7 @@ def finetune(road: Road) -> Counts:
         trees = fit_lambdamart(lists, valid, settings.lambdamart, seed=seed)
         write_atomic(road.path("finetune", "lambdamart.json"), json.dumps(asdict(trees)).encode())
         outputs.append("lambdamart.json")
-    scorer = _fresh(road, lists)
+    scorer = fresh_scorer(road, lists)
     before = rank_lists(scorer, valid, texts, settings.inference)
     with road.progress.task("finetune", None) as task:
         window = settings.inference.window
@@ -104,7 +97,7 @@ def finetune(road: Road) -> Counts:
             progress=lambda step, total, losses: task.reach(step, total),
         )  # fmt: skip
     adapter = road.path("finetune", "adapter/none").parent
-    _save(scorer, adapter, settings)
+    save_scorer(scorer, adapter, settings)
     after = rank_lists(scorer, valid, texts, settings.inference)
     fusions = _fit_fusions(road, valid_candidates, valid, after)
     ndcg = [ndcg_of(scores, arrived(entry), 10) for entry, scores in zip(valid, after, strict=True)]
@@ -199,94 +192,6 @@ def read_fusions(road: Road) -> dict[str, Fusion]:
     """The fitted weights."""
     stored = json.loads(road.path("finetune", "fusion.json").read_text())
     return {name: Fusion(tuple(row), np.array(list(row.values()))) for name, row in stored.items()}
-
-
-def model_identity(settings: RerankConfig) -> str | None:
-    """What tells one language model from another of the same name; None without one."""
-    return None if settings.model is None else find_model(*_model(settings)).identity
-
-
-def _model(settings: RerankConfig) -> tuple[str, str | None]:
-    return model_folder(settings.model or ""), settings.revision
-
-
-def _resolved(settings: RerankConfig) -> RerankConfig:
-    """The settings with a folder for the model's name."""
-    if settings.model is None:
-        return settings
-    folder = find_model(*_model(settings)).folder
-    return settings.model_copy(update={"model": str(folder), "revision": None})
-
-
-def _fresh(road: Road, lists: list[RankingList]) -> Scorer:
-    """A scorer that has learned nothing yet, ready to be trained."""
-    settings = _resolved(settings_of(road))
-    if settings.form == "text":
-        from rerank.scorer import load_scorer, with_lora
-
-        text = load_scorer(settings, max_candidates=_shown(road))
-        return _placed(road, with_lora(text, settings.finetune.lora, seed=road.config.seed))
-    if not lists:
-        raise InvalidData("R303", "no training list holds a truth", next_step="raise candidates.k or folds")
-    return _placed(road, _soft(road, lists[0]))
-
-
-def _soft(road: Road, entry: RankingList) -> Scorer:
-    """A scorer of the forms that read vectors."""
-    settings, seed = _resolved(settings_of(road)), road.config.seed
-    if settings.form == "hybrid":
-        from rerank.hybrid import build_hybrid_scorer
-
-        return build_hybrid_scorer(settings, entry, max_candidates=_shown(road), seed=seed)
-    from rerank.token import build_token_scorer
-
-    return build_token_scorer(settings, entry, seed=seed)
-
-
-def load_trained(road: Road, lists: list[RankingList]) -> Scorer:
-    """The trained scorer, for lists like these; it can no longer be trained."""
-    from extract.transformers_captioner import pick_device
-
-    settings, folder = _resolved(settings_of(road)), road.path("finetune", "adapter")
-    if settings.form == "text":
-        from rerank.scorer import load_scorer
-
-        text = load_scorer(settings, max_candidates=_shown(road), adapter=folder)
-        text.model.to(pick_device(road.config.device))
-        text.pack()
-        return text
-    from rerank.token import load_trained as load_weights
-
-    scorer = _soft(road, lists[0])
-    load_weights(scorer, folder / TRAINED)
-    return _placed(road, scorer)
-
-
-def _shown(road: Road) -> int:
-    """Candidates in a prompt."""
-    return min(road.config.candidates.k, settings_of(road).inference.window or road.config.candidates.k)
-
-
-def _placed(road: Road, scorer: Scorer) -> Scorer:
-    from extract.transformers_captioner import pick_device
-
-    scorer.model.to(pick_device(road.config.device))
-    return scorer
-
-
-def _save(scorer: Scorer, folder: Path, settings: RerankConfig) -> None:
-    """Writes what peft writes, without what differs between equal runs: a set's order, our own path."""
-    if settings.form != "text":
-        from rerank.token import save_trained
-
-        save_trained(scorer, folder / TRAINED)
-        return
-    for config in scorer.model.peft_config.values():
-        config.target_modules = sorted(config.target_modules)
-        config.base_model_name_or_path = settings.model
-    need_room(folder, sum(p.numel() * p.element_size() for p in scorer.model.parameters() if p.requires_grad))
-    # No embedding is trained; left to itself, peft would ask the model hub whether the vocabulary has grown.
-    scorer.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
 
 
 def _fit_fusions(

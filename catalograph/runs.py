@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from catalograph.config import RunConfig, changed_keys, differences
+from catalograph.config import RunConfig, changed_keys
+from catalograph.config_keys import differences
 from catalograph.doctor import environment
 from catalograph.integrity import (
     FORMAT_VERSION,

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from catalograph.comparison import per_user
-from catalograph.config import flatten, redact
+from catalograph.config_keys import flatten, redact
 from catalograph.evaluation import DELIVERED
 from catalograph.headlines import difference_headline
 from catalograph.integrity import read_json, read_sealed, stage_folders, stored_config

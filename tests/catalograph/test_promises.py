@@ -24,8 +24,9 @@ import pytest
 import yaml
 
 from catalograph.cli import main
-from catalograph.config import NOT_RESULTS, RunConfig, changed_keys, results_of
+from catalograph.config import RunConfig, changed_keys
 from catalograph.config_file import load_config
+from catalograph.config_keys import NOT_RESULTS, results_of
 from catalograph.runs import content_hash, lock_folder, open_run, verify
 from extract.disk import atomic_file, write_atomic
 from extract.errors import RunFolderError
