@@ -34,6 +34,9 @@ FLAGS = {
         "-v",
     },
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
+    "run": STAGE_FLAGS | {"--from"},
+    "refresh": STAGE_FLAGS | {"--from", "--store", "--full"},
+    "runs": set(),
     "extract": STAGE_FLAGS
     | {"--store", "--update", "--stage", "--shard", "--merge", "--ray", "--retry-bad", "--rehash"},
     "rerank": STAGE_FLAGS
@@ -52,11 +55,10 @@ FLAGS = {
         "-o",
         "--sample",
         "--json",
-        "folder",
     },
     "schema": set(),
-    "push": {"what", "repo", "--run-dir", "--name", "-n", "--public", "--json"},
-    "pull": {"what", "repo", "--to", "--revision", "--json"},
+    "push": {"--run-dir", "--name", "-n", "--public", "--json"},
+    "pull": {"--to", "--revision", "--json"},
     "verify": {"--run-dir", "--store", "--json"},
     "hash": {"--run-dir", "--store", "--json"},
     "export": {
@@ -144,6 +146,7 @@ class Stages:
         stages: Sequence[str] | None,
         progress: object,
         extraction: object = None,
+        origin: object = None,
     ) -> Summary:
         self.calls.append((config, folder, stages))
         if isinstance(self.outcome, BaseException):
@@ -184,7 +187,7 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
         "demo init schema run extract estimate prepare train recommend finetune rerank evaluate report"
-        " export probe push pull compare newcomers redteam tune worth doctor validate verify hash"
+        " export probe push pull refresh runs compare newcomers redteam tune worth doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 
