@@ -140,6 +140,14 @@ def test_a_run_whose_configuration_was_damaged_is_refused_by_name(tmp_path: Path
     assert caught.value.code == "R108"
 
 
+@pytest.mark.parametrize("text", ['"x"', "[1]", "{", "3"])
+def test_a_stage_whose_parts_are_no_object_is_begun_anew(tmp_path: Path, text: str) -> None:
+    folder = run_of(tmp_path)
+    (folder / "stages" / "10-prepare" / "parts.json").write_text(text)
+    with open_run(folder, load_config(folder / "config.yaml")) as run:
+        assert not run.stage("10-prepare", {"x": 1}).done
+
+
 def test_the_log_takes_any_text(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "run.jsonl")
     log.event("x", text="\ud800")
