@@ -71,6 +71,12 @@ def test_text_that_only_looks_like_yaml_is_refused(tmp_path: Path, text: str, wh
     assert caught.value.code == "C002" and why in caught.value.why
 
 
+@pytest.mark.parametrize("value", ["&a [*a]", "&a {b: *a}", "[" * 5000])
+def test_a_set_value_without_end_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match="the value given by --set is not YAML: nested too deeply"):
+        load_config(config(tmp_path, "data: {catalog: a}\n"), [f"caption={value}"])
+
+
 def test_numbers_that_are_not_finite_are_refused_by_key(tmp_path: Path) -> None:
     text = "data: {catalog: a, interactions: b, memory_gib: .inf}\nseed: .nan\n"
     text += "retrievers: {p: {model: popularity}}\n"
