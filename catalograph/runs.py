@@ -77,7 +77,7 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         stage = StageFolder(folder, name, fingerprint_parts)
         begun = read_json(folder / "parts.json")
-        if begun is None or (renew and begun != stage.parts):
+        if not isinstance(begun, dict) or (renew and begun != stage.parts):
             (folder / "stage.json").unlink(missing_ok=True)
             write_json(folder / "parts.json", stage.parts)
         elif begun != stage.parts:
