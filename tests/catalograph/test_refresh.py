@@ -270,5 +270,11 @@ def test_a_refresh_refuses_other_settings_other_verbs_and_its_own_folder(
     evaluated = world.again("base", "--json", verb="evaluate", folder=first.folder)
     assert json.loads(evaluated.out)["error"]["code"] == "R108"
     assert world.again("base", "--from", str(run.folder), verb="refresh", folder=run.folder).code == 2
+    copy = world.root / "copy-of-first"
+    shutil.copytree(first.folder, copy)
+    swapped = world.again("base", "--from", str(copy), "--json", verb="refresh", folder=first.folder)
+    assert json.loads(swapped.out)["error"]["code"] == "R110"
+    both = ("--full", "--store", str(world.root / "store"))
+    assert world.again("base", "--from", str(run.folder), *both, verb="refresh").code == 2
     forms = refresh(world, "forms", run.folder, "--set", "rerank.lambdamart={}", code=10)
     assert json.loads(forms.out)["error"]["code"] == "R109"
