@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 NEW = "brand-new"
 
 
-def settings(world: World, **candidates: Any) -> dict[str, Any]:
+def settings(world: World, *, rerank: bool = True, **candidates: Any) -> dict[str, Any]:
     """A run with one retriever of each frozen form."""
     config = world.config()
     names = ("item_knn", "popularity")
@@ -36,7 +40,7 @@ def settings(world: World, **candidates: Any) -> dict[str, Any]:
         },
         "candidates": {"k": 10, "order_by": "content", "sources": ["content", "als", *names], **candidates},
         "evaluate": {"ks": [10], "bootstrap": 200},
-        "rerank": config["rerank"],
+        "rerank": config["rerank"] if rerank else None,
     }
 
 
@@ -191,8 +195,7 @@ def test_every_kind_of_order_is_refreshed_exactly(
 ) -> None:
     world, run, _ = base
     name = f"order-{'-'.join(map(str, candidates.values()))}"
-    changed = {**settings(world, **candidates), "rerank": None}
-    config = world.config(**changed)
+    config = world.config(**settings(world, rerank=False, **candidates))
     config["data"]["catalog_columns"]["attributes"] = ["product"]
     (world.data / "deny.csv").write_text("item_id\n" + lists(run)[next(iter(lists(run)))][0] + "\n")
     (world.root / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -214,6 +217,37 @@ def test_every_kind_of_order_is_refreshed_exactly(
         again(f"{name}-{n}", first.folder, *flags) for n, flags in (("a", ()), ("b", ("--full",)))
     )
     assert world.hash_of(partly.folder) == world.hash_of(fully.folder)
+
+
+def test_a_refresh_killed_at_several_moments_ends_as_an_undisturbed_one(
+    base: tuple[World, Run, Run], nights: Nights
+) -> None:
+    world, run, _ = base
+    config = world.config(**settings(world, rerank=False, sources=["content"]))
+    (world.root / "kills.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    began = world.again("kills", "--from", str(run.folder))
+    assert began.code == 0, began.err
+    first = world.again(
+        "kills", "--from", str(began.folder), verb="refresh", folder=world.root / "kills-first"
+    )
+    assert first.code == 0, first.err
+    nights.one_item_renamed_one_new_one_gone()
+    given = ("--from", str(first.folder))
+    calm = world.again("kills", *given, verb="refresh", folder=world.root / "calm")
+    assert calm.code == 0, calm.err
+    folder = world.root / "killed"
+    command = [sys.executable, "-m", "catalograph", "refresh", "-c", str(world.root / "kills.yaml")]
+    command += ["--run-dir", str(folder), *given]
+    for stage in ("10-prepare", "20-caption", "30-embed", "50-recommend"):
+        child = subprocess.Popen(command, env=world.environment(), stderr=subprocess.DEVNULL)
+        # As soon as the stage is begun, wherever in it that is.
+        while child.poll() is None and not (folder / "stages" / stage / "parts.json").exists():
+            time.sleep(0.001)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    end = world.again("kills", *given, verb="refresh", folder=folder)
+    assert end.code == 0, end.err
+    assert world.hash_of(folder) == world.hash_of(calm.folder)
 
 
 def test_a_run_from_another_reuses_what_still_holds_and_names_it(base: tuple[World, Run, Run]) -> None:
