@@ -28,7 +28,7 @@ from catalograph.rerank_lists import (
     training_lists,
     validation_lists,
 )
-from catalograph.rerank_parts import all_scores, blocks_of, fill_blocks, forget
+from catalograph.rerank_parts import all_scores, blocks_of, fill_blocks
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
 from extract.errors import InvalidData
@@ -153,7 +153,6 @@ def rerank(road: Road) -> Counts:
     # Times are in the stage's own record: outputs are equal for equal runs.
     told = {"lists": len(lists), **asdict(cost)}
     write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
-    forget(store)
     runs = [f"{name}.trec" for name in ("reranked", "gated") if name in orders]
     outputs = (*(f"{name}.parquet" for name in orders), *runs, "cost.json")
     return Counts(len(lists), len(lists), outputs=outputs)

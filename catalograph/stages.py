@@ -16,6 +16,7 @@ from catalograph.config_file import load_config
 from catalograph.integrity import require_run
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
+from catalograph.rerank_parts import forget_blocks
 from catalograph.road import Counts, Road
 from catalograph.runs import RunFolder, lock_folder, open_run
 from catalograph.trackers import need_trackers
@@ -38,6 +39,8 @@ class Stage:
     wanted: Callable[[RunConfig], bool] = lambda config: True
     disposable: bool = False
     """Holds no results: made again when its settings change, and whenever it is asked for by name."""
+    tidy: Callable[[Road], None] = lambda road: None
+    """Removes what only a stop half-way needed; called when the stage is done."""
 
 
 STAGES: dict[str, Stage] = {
@@ -71,6 +74,7 @@ STAGES: dict[str, Stage] = {
         reranking.rerank_parts,
         reranking.rerank,
         lambda config: config.rerank is not None,
+        tidy=forget_blocks,
     ),
     "evaluate": Stage(
         "80-evaluate", ("recommend", "rerank"), evaluation.evaluate_parts, evaluation.evaluate_lists
@@ -148,6 +152,7 @@ def run_stages(
                 run.log("stage", stage=name, state="start")
                 counts = stage.work(road)
                 kept.finish(counts.outputs, counts.as_dict(), time.perf_counter() - started)
+                stage.tidy(road)
                 run.log("stage", stage=name, state="done", **counts.as_dict())
             summary.stages[name] = {"seconds": kept.seconds, "reused": reused, **kept.counts}
         if road.is_done("evaluate"):
