@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation_cases import Bench, Trial, films_or_baby, shop
-from ablation_trials import FORMS, WEIGHTED, growing_skips, taught_by, trials
+from ablation_cases import Bench, Case, Trial, films_or_baby, shop
+from ablation_trials import FORMS, growing_skips, taught_by, trials
 from uplift import UNFINISHED, Pause, difference
 
 from rerank.inference import ordered_by
@@ -77,57 +77,62 @@ def forms(work: Path, seeds: Sequence[int], stop: float, quick: bool) -> dict[st
 
 def options(args: argparse.Namespace, seeds: Sequence[int], stop: float) -> dict[str, Any]:
     """Each trial's validation and test NDCG, and its difference from the first by user."""
-    rows: dict[str, list[np.ndarray]] = {}
-    validation: dict[str, list[float]] = {}
+    rows: dict[str, dict[int, np.ndarray]] = {}
+    validation: dict[str, dict[int, float]] = {}
     finished = True
+    of_shop = args.data == "shop"
+    lists = None if of_shop else films_or_baby(args)
     for seed in seeds:
-        case = shop(args.work, seed, args.quick) if args.data == "shop" else films_or_baby(args, seed)
-        base = "listed" if args.data != "shop" else args.form
-        groups = [(Bench(replace(case, tag=f"{base}-"), stop), trials(base))]
-        if args.data == "shop" and args.form == "token" and args.teacher:
-            student = taught_by(Bench(case, stop), args.teacher)
-            start = FORMS["token"]
-            groups.append((
-                Bench(student, stop),
-                {
-                    **{f"taught, {loss}": Trial({**start, "finetune.loss": loss})
-                       for loss in ("listnet", "ranknet", "listmle")},
-                    "taught, ranklist": Trial({**start, **WEIGHTED}, prepare=growing_skips),
-                },
-            ))  # fmt: skip
-        for bench, named in groups:
-            for name, trial in named.items():
-                if args.only and name not in args.only:
-                    continue
-                try:
-                    valid, test = bench.scores(name.replace(" ", "_"), trial)
-                except Pause:
-                    finished = False
-                    continue
-                move = case.settings(trial).inference.max_move
-                validation.setdefault(name, []).append(case.validated(valid))
-                ordered = ordered_by(case.shown, test, name, max_move=move)
-                rows.setdefault(name, []).append(case.measured(ordered))
-                if move is None:
-                    rows.setdefault(f"{name}, fused", []).append(case.with_sources(valid, test))
+        case = shop(args.work, seed, args.quick) if lists is None else replace(lists, seed=seed)
+        for name, (bench, trial) in tried(args, case, stop).items():
+            if args.only and name not in args.only:
+                continue
+            try:
+                valid, test = bench.scores(name.replace(" ", "_"), trial)
+            except Pause:
+                finished = False
+                continue
+            move = case.settings(trial).inference.max_move
+            validation.setdefault(name, {})[seed] = case.validated(valid)
+            ordered = ordered_by(case.shown, test, name, max_move=move)
+            rows.setdefault(name, {})[seed] = case.measured(ordered)
+            if move is None:
+                rows.setdefault(f"{name}, fused", {})[seed] = case.with_sources(valid, test)
         trees = case.folder / f"lambdamart-{seed}.json"
         if trees.is_file() and not args.only:
             model = LambdaMart(json.loads(trees.read_text())["text"])
             valid, test = model.scores(case.valid), model.scores(case.test)
-            rows.setdefault("lambdamart", []).append(case.measured(ordered_by(case.shown, test, "trees")))
-            rows.setdefault("lambdamart, fused", []).append(case.with_sources(valid, test))
-    # Each seed of the shop has people of its own.
-    apart_by = apart if args.data == "shop" else difference
-    first = {name: "base, fused" if name.endswith(", fused") else "base" for name in rows}
+            rows.setdefault("lambdamart", {})[seed] = case.measured(ordered_by(case.shown, test, "trees"))
+            rows.setdefault("lambdamart, fused", {})[seed] = case.with_sources(valid, test)
+    differences = {}
+    for name, found in rows.items():
+        first = rows.get("base, fused" if name.endswith(", fused") else "base", {})
+        both = [seed for seed in found if seed in first]
+        if found is not first and both:
+            # Each seed of the shop has people of its own.
+            compare = apart if of_shop else difference
+            differences[name] = compare([first[seed] for seed in both], [found[seed] for seed in both])
     return {
-        "finished": finished, "data": args.data, "form": args.form,
-        "validation": {name: float(np.mean(values)) for name, values in validation.items()},
-        "test": means(rows),
-        "differences": {
-            name: apart_by(rows[other][: len(rows[name])], rows[name])
-            for name, other in first.items() if name != other and other in rows
-        },
+        "finished": finished, "data": args.data, "form": args.form, "lists": args.lists,
+        "validation": validation,
+        "test": means({name: list(found.values()) for name, found in rows.items()}),
+        "differences": differences,
     }  # fmt: skip
+
+
+def tried(args: argparse.Namespace, case: Case, stop: float) -> dict[str, tuple[Bench, Trial]]:
+    """The trials of one seed by name, each with the bench that holds its lists."""
+    if args.data != "shop":
+        bench = Bench(case, stop)
+        return {name: (bench, trial) for name, trial in trials("listed").items()}
+    bench = Bench(replace(case, tag=f"{args.form}-"), stop)
+    named = {name: (bench, trial) for name, trial in trials(args.form).items()}
+    if args.form != "token" or not args.teacher:
+        return named
+    student, start = Bench(taught_by(Bench(case, stop), args.teacher), stop), FORMS["token"]
+    for loss in ("listnet", "ranknet", "listmle"):
+        named[f"taught, {loss}"] = student, Trial({**start, "finetune.loss": loss})
+    return named | {"taught, ranklist": (student, Trial(start, prepare=growing_skips))}
 
 
 def means(rows: Mapping[str, list[np.ndarray]]) -> dict[str, float]:

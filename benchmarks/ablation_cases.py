@@ -159,10 +159,12 @@ class Bench:
             started, tuning = time.monotonic(), settings.finetune
             if trial.prepare is not None:
                 tuning = tuning.model_copy(update={"loss": "weighted"})
+            # A prepared loss counts what it has seen, which no checkpoint holds: it is trained in one go.
+            kept = trial.prepare is None
             history = fine_tune(
-                scorer, case.lists, case.valid, case.texts, tuning, seed=case.seed, progress=self._watch,
-                # A prepared loss counts what it has seen, which no checkpoint holds.
-                checkpoints=None if trial.prepare is not None else case.folder / f"{stem}-checkpoints",
+                scorer, case.lists, case.valid, case.texts, tuning, seed=case.seed,
+                checkpoints=case.folder / f"{stem}-checkpoints" if kept else None,
+                progress=self._watch if kept else None,
             )  # fmt: skip
             note(f"{time.monotonic() - started:.0f} s, {history.evaluations}")
             save_trained(scorer, path)
@@ -213,8 +215,8 @@ def shop(work: Path, seed: int, quick: bool) -> Case:
         )  # fmt: skip
 
 
-def films_or_baby(args: argparse.Namespace, seed: int) -> Case:
-    """The lists of `uplift.py`, training on at most `--lists` of them."""
+def films_or_baby(args: argparse.Namespace) -> Case:
+    """The lists of `uplift.py`, training on at most `--lists` of them; they are the same for every seed."""
     told = argparse.Namespace(
         quick=args.quick, data=Path(args.data), work=args.work, only=None, minutes=args.minutes, epochs=1
     )
@@ -224,7 +226,7 @@ def films_or_baby(args: argparse.Namespace, seed: int) -> Case:
         chosen = np.random.default_rng(0).choice(len(lists), args.lists, replace=False)
         lists = [lists[i] for i in np.sort(chosen)]
     return Case(
-        own.work, seed, 20, own.token, lists, valid, own.asked("test"), {},
+        own.work, 0, 20, own.token, lists, valid, own.asked("test"), {},
         own.came_in("choose"), own.came_in("test"), own.parts[2],
-        list(own.retrievers),
+        list(own.retrievers), f"listed{args.lists or ''}-",
     )  # fmt: skip

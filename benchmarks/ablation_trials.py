@@ -18,12 +18,12 @@ from rerank.losses import LOSSES, listnet
 from rerank.teacher import taught
 
 FORMS: dict[str, dict[str, Any]] = {
-    "text": {"form": "text"},
+    "text": {"form": "text", "finetune.learning_rate": 1e-3},
     "token": {
         "form": "token", "model": None, "finetune.loss": "listnet", "finetune.rank_weight": 1.0,
         "finetune.average": 0.99, "finetune.epochs": 6, "finetune.patience": 4,
     },
-    "hybrid": {"form": "hybrid"},
+    "hybrid": {"form": "hybrid", "finetune.learning_rate": 1e-3},
 }  # fmt: skip
 
 
@@ -65,12 +65,7 @@ def by_list(weigh: Callable[[np.ndarray, Sequence[RankingList], float], np.ndarr
     """ListNet with a weight for each list of a pass: `weigh(losses, lists, share of training done)`."""
 
     def prepared(scorer: Any, steps: int) -> None:
-        shown: list[RankingList] = []
-        learn, passes = scorer.learn, [0]
-
-        def remembering(prompts: Any) -> Any:
-            shown[:] = [prompt.entry for prompt in prompts]
-            return learn(prompts)
+        shown, passes = remembered(scorer), [0]
 
         def loss(scores: Any, relevance: Any, mask: Any) -> Any:
             own = [
@@ -81,10 +76,22 @@ def by_list(weigh: Callable[[np.ndarray, Sequence[RankingList], float], np.ndarr
             weight = weigh(losses.detach().numpy(), shown, passes[0] / steps)
             return (losses * torch.from_numpy(weight).float()).mean()
 
-        scorer.learn = remembering
         LOSSES["weighted"] = loss
 
     return prepared
+
+
+def remembered(scorer: Any) -> list[RankingList]:
+    """The lists of the forward pass that a loss is asked about."""
+    shown: list[RankingList] = []
+    learn = scorer.learn
+
+    def remembering(prompts: Any) -> Any:
+        shown[:] = [prompt.entry for prompt in prompts]
+        return learn(prompts)
+
+    scorer.learn = remembering
+    return shown
 
 
 def easy_first(losses: np.ndarray, lists: Sequence[RankingList], done: float) -> np.ndarray:
@@ -108,49 +115,64 @@ def linupper(losses: np.ndarray, lists: Sequence[RankingList], done: float) -> n
 
 
 def growing_skips(scorer: Any, steps: int) -> None:
-    """After RankList (arXiv 2508.09826): RankNet on pairs at most S ranks apart, S growing to all."""
+    """After RankList's abstract (arXiv 2508.09826): the order to learn is cut into pairs s ranks apart.
+
+    Mean over s = 1..S of softplus(logsumexp over the pairs of s_(i+s) - s_i), the log-sum-exp a soft maximum
+    of what is violated, S growing from neighbours to the whole list. The order: by relevance, equals by lot;
+    pairs of equals are left out.
+    """
     passes = [0]
 
     def loss(scores: Any, relevance: Any, mask: Any) -> Any:
         passes[0] += len(scores)
         order = relevance.masked_fill(~mask, -1).argsort(dim=1, descending=True, stable=True)
         ranked, label = scores.gather(1, order), relevance.gather(1, order)
+        real, places = mask.gather(1, order), torch.arange(scores.shape[1])
+        # [B, i, j] of the ranks i < j, brought to [B, i, s] by looking s = j - i ranks down.
+        down = places[:, None] + places[1:]
+        inside, down = down < scores.shape[1], down.clamp(max=scores.shape[1] - 1)
+        pair = inside & (label[:, :, None] > label[:, down]) & real[:, down]
         most = 1 + round(min(passes[0] / steps, 1) * (scores.shape[1] - 2))
-        terms, count = scores.new_zeros(()), scores.new_zeros(())
-        for skip in range(1, most + 1):
-            pair = (label[:, :-skip] > label[:, skip:]) & mask.gather(1, order)[:, skip:]
-            terms = terms + (softplus(ranked[:, skip:] - ranked[:, :-skip]) * pair).sum()
-            count = count + pair.sum()
-        return terms / count.clamp(min=1)
+        pair = pair[:, :, :most]
+        worst = (ranked[:, down] - ranked[:, :, None])[:, :, :most].masked_fill(~pair, -1e9).logsumexp(1)
+        counts = pair.any(1)
+        return (softplus(worst) * counts).sum() / counts.sum().clamp(min=1)
 
     LOSSES["weighted"] = loss
 
 
-WEIGHTED = {"finetune.loss": "policy_gradient"}
-"""Settings of a trial whose loss is `LOSSES["weighted"]`; the configuration knows no such name."""
-
-
 def trials(base: str) -> dict[str, Trial]:
-    """One option changed at a time, beginning with nothing changed."""
+    """One option changed at a time, beginning with nothing changed.
+
+    Args:
+        base: a form of the shop, or "listed": soft tokens on the lists of `uplift.py`.
+    """
     start = FORMS.get(base, {})
-    losses = ("ranknet", "listnet", "listmle", "lambdarank", "approx_ndcg", "policy_gradient")
+    soft, wide = base in {"token", "listed"}, base == "listed"
     found = {"base": Trial(start)}
-    for loss in losses:
-        found[f"loss {loss}"] = Trial({**start, "finetune.loss": loss})
+    for loss in ("ranknet", "listnet", "listmle", "lambdarank", "approx_ndcg", "policy_gradient"):
+        if loss != ("listnet" if soft else "ranknet"):
+            found[f"loss {loss}"] = Trial({**start, "finetune.loss": loss})
+    if soft:
+        found |= {
+            "curriculum": Trial(start, prepare=by_list(easy_first)),
+            "reweighting": Trial(start, prepare=by_list(linupper)),
+            "ranklist": Trial(start, prepare=growing_skips),
+        }
+    window = {"inference.window": 50 if wide else 16, "inference.stride": 25 if wide else 8}
     found["permutations 4"] = Trial({**start, "inference.permutations": 4}, reads="base")
-    found["windows of half"] = Trial({**start, "inference.window": 16, "inference.stride": 8}, reads="base")
+    found["windows of half"] = Trial({**start, **window}, reads="base")
     found["max_move 5"] = Trial({**start, "inference.max_move": 5}, reads="base")
     if base == "text":
         found["no language-model loss"] = Trial({**start, "finetune.rank_weight": 1e4})
         found["language-model loss alone"] = Trial({**start, "finetune.rank_weight": 0.0})
+    if not soft:
         return found
+    layers = 2 if wide else 1
     return found | {
+        f"layers {layers}": Trial({**start, "token.layers": layers}),
         "ordinary start": Trial(start, tweak=sounding),
         "without f": Trial(start, tweak=without_numbers),
         "f alone": Trial(start, tweak=numbers_alone),
-        "one layer": Trial({**start, "token.layers": 1}),
-        "two layers": Trial({**start, "token.layers": 2}),
         "last weights": Trial({**start, "finetune.average": 0.0}),
-        "curriculum": Trial({**start, **WEIGHTED}, prepare=by_list(easy_first)),
-        "reweighting": Trial({**start, **WEIGHTED}, prepare=by_list(linupper)),
     }

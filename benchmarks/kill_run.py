@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from catalograph.demo import packaged_config
 from catalograph.demo.shop import open_shop, write_shop
@@ -78,6 +79,11 @@ class Killer:
             raise SystemExit(f"the run in {folder} exits {done.returncode}:\n{done.stderr[-4000:]}")
         return time.monotonic() - began
 
+    def start(self, folder: Path, stream: IO[str]) -> subprocess.Popen[bytes]:
+        """Starts the run, its words going to `stream`."""
+        command = [*self.command, "--run-dir", str(folder)]
+        return subprocess.Popen(command, env=self.environment, stdout=stream, stderr=stream)
+
     def learn_times(self, folder: Path, whole: float) -> None:
         """Remembers what each stage took, and what the process took beside them."""
         for record in sorted(folder.glob("stages/*/stage.json")):
@@ -96,9 +102,7 @@ class Killer:
         delay = self.chance.uniform(0, self.left(folder))
         log = folder.with_suffix(".log")
         with log.open("w") as stream:
-            process = subprocess.Popen(
-                [*self.command, "--run-dir", str(folder)], env=self.environment, stdout=stream, stderr=stream
-            )
+            process = self.start(folder, stream)
             try:
                 process.wait(delay)
             except subprocess.TimeoutExpired:

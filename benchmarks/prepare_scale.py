@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--interactions", type=float, default=30e6)
     parser.add_argument("--methods", nargs="+", default=["leave_last_out", "random", "global_time"])
     parser.add_argument("--core", type=int, default=1)
-    parser.add_argument("--memory-gib", type=float, default=0.5)
+    parser.add_argument("--memory-gib", type=float, default=0.3)
     parser.add_argument(
         "--in-memory", action="store_true", help="also the way without a limit, for comparison"
     )

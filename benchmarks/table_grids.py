@@ -59,10 +59,10 @@ FILMS: dict[str, list[Setting]] = {
     }),
     "bpr_mf": settings({"reg": [1e-3]}, FEW | {"learning_rate": [1e-2]}),
     "lightgcn": settings({"layers": [2], "reg": [1e-4]}, FEW | {"learning_rate": [1e-2]}),
-    "vbpr": settings({"reg": [1e-3]}, FEW | {"learning_rate": [1e-2]}),
+    "vbpr": settings({"reg": [1e-3, 1e-2]}, FEW | {"learning_rate": [1e-2]}),
     "freedom": settings({}, FEW | {"learning_rate": [1e-2]}),
     "bm3": settings({}, FEW | {"learning_rate": [1e-2]}),
     "smore": settings({}, PAIRS),
-    "lirdrec": settings({"layers": [2], "embedding_size": [32]}, FEW | {"learning_rate": [5e-3]}),
+    "lirdrec": settings({"layers": [2], "embedding_size": [32]}, FEW | {"learning_rate": [2e-2]}),
     "cm3": settings({"layers": [2], "embedding_size": [32]}, PAIRS),
 }

@@ -81,14 +81,17 @@ class Bench:
     ) -> tuple[Path, dict[str, Any]]:
         """One fit on train, measured on validation, or of so many epochs on all that is known.
 
-        Done before, it is only read, unless its weights are gone and asked for.
+        Done before, it is only read, unless its weights are gone and asked for, or it was cut at other
+        minutes.
         """
         refitted = [] if epochs is None else [epochs]
-        key = json.dumps([model, setting, seed, self.minutes, *refitted], sort_keys=True)
+        key = json.dumps([model, setting, seed, *refitted], sort_keys=True)
         folder = self.work / f"{model}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         card = folder / "piece.json"
         if card.is_file() and (not weights or (folder / "model.safetensors").is_file()):
-            return folder, json.loads(card.read_text())
+            done = json.loads(card.read_text())
+            if done["cut_at"] in (None, self.minutes):
+                return folder, done
         train = self.data.split.train if epochs is None else self.data.known
         valid = self.data.split.valid if epochs is None else None
         clock, began = folder / "seconds", time.process_time()
@@ -116,6 +119,7 @@ class Bench:
                 progress=watch,
             )
             ran, best, converged = len(history.records), history.best_epoch, history.stopped != "epochs"
+            cut_at = None
         except Cut:
             found = load_checkpoint(folder / "checkpoints")
             assert found is not None
@@ -124,9 +128,10 @@ class Bench:
                 raise SystemExit(f"{model}: no epoch was measured within {self.minutes} minutes") from None
             recommender.restore({name: tensor.numpy() for name, tensor in kept.items()})
             ran, best, converged = found.meta["epoch"], found.meta["best_epoch"], False
+            cut_at = self.minutes
         seconds = before + time.process_time() - began
         done = {"setting": setting, "seed": seed, "seconds": round(seconds, 1), "valid": {}}
-        done |= {"epochs": ran, "best_epoch": best, "converged": converged}
+        done |= {"epochs": ran, "best_epoch": best, "converged": converged, "cut_at": cut_at}
         if valid is not None:
             lists = retrieve({"model": recommender}, train, self._users("valid"), max(KS))
             done["valid"] = evaluate(lists, valid, KS).mean()

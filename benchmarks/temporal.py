@@ -36,6 +36,7 @@ GRIDS: dict[str, list[Setting]] = {
     "popularity": settings({}),
     "item_knn": settings({"neighbours": [50, 200], "shrink": [0.0, 50.0]}),
     "ease": settings({"l2": [50.0, 100.0, 200.0, 400.0, 800.0]}),
+    "sparse_ease": settings({"l2": [100.0, 200.0, 400.0], "neighbours": [200]}),
     "als": settings({"alpha0": [0.03, 0.1, 0.3], "l2": [0.003, 0.01, 0.03]}),
     "content_search": settings({}),
     "graph_filter": settings({"content_weight": [0.1, 0.3], "alpha": [0.5, 0.7], "power": [1.0, 2.0]}),
@@ -43,6 +44,9 @@ GRIDS: dict[str, list[Setting]] = {
     "lightgcn": settings({"layers": [2], "reg": [1e-4, 1e-3]}, TRAINED | RATE),
     "vbpr": settings({"reg": [1e-3, 1e-2]}, TRAINED | RATE),
     "freedom": settings({"kept_edges": [0.2, 0.5]}, TRAINED | RATE),
+    "bm3": settings({"feature_weight": [0.2]}, TRAINED | {"learning_rate": [1e-2]}),
+    "smore": settings({"layers": [2]}, TRAINED | RATE),
+    "cm3": settings({"layers": [2], "embedding_size": [32]}, TRAINED | RATE),
     "lirdrec": settings({"layers": [2], "embedding_size": [32]}, TRAINED | RATE),
 }
 

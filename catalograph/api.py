@@ -278,7 +278,7 @@ def _run(
     quieten_libraries()
     config = load(source, settings)
     with Progress() as progress:
-        return run_stages(config, _folder(source, config, run_dir), stages, progress, extraction, table)
+        return run_stages(config, _folder(source, config, run_dir), stages, progress, extraction, table=table)
 
 
 def _folder(source: Source, config: RunConfig, run_dir: str | Path | None) -> Path:

@@ -17,15 +17,16 @@ from catalograph.feature_verbs import export, probe
 from catalograph.hub_verbs import pull, push
 from catalograph.init_verb import init, schema
 from catalograph.options import Config, Folder, Json, RunDir, Set, Verbose, load_run
+from catalograph.redteam_verb import redteam
+from catalograph.refresh_verbs import refresh, run, runs
 from catalograph.rerank_verb import rerank
 from catalograph.run_verbs import compare, newcomers, tune, worth
-from catalograph.running import EXIT_PARTIAL, EXTRACTION, run_and_print, run_folder
+from catalograph.running import EXTRACTION, run_and_print, run_folder
 from catalograph.terminal import configure_logging, quieten_libraries
 
 EXIT_MISSING, EXIT_INVALID = 3, 5
 
-STAGE_VERBS: Mapping[str, tuple[Sequence[str] | None, str]] = {
-    "run": (None, "All stages in order, skipping what is done. Exits 7 if items were quarantined."),
+STAGE_VERBS: Mapping[str, tuple[Sequence[str], str]] = {
     "extract": (
         EXTRACTION,
         "Captions and text embeddings into the feature store. Exits 7 if items were quarantined.",
@@ -38,7 +39,7 @@ STAGE_VERBS: Mapping[str, tuple[Sequence[str] | None, str]] = {
     "evaluate": (("evaluate",), "Metrics with intervals and paired differences on the test split."),
     "report": (("report",), "Write the HTML report of a run again."),
 }
-"""Verbs that run stages: which ones (None: all), and their help."""
+"""Verbs that run stages: which ones, and their help."""
 
 _EPILOG = (
     "Exit codes: 0 ok, 1 internal, 2 usage or configuration, 3 missing prerequisite, 4 missing or unsafe "
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quieten_libraries()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
+        _check_text(arguments)
         code = app(args=arguments, standalone_mode=False)
         return int(code or 0)
     except KeyboardInterrupt:
@@ -87,13 +89,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
+def _check_text(arguments: Sequence[str]) -> None:
+    # Bytes of a name that are no UTF-8 come as lone surrogates, which no record of a run could hold.
+    for text in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            from extract.errors import ConfigError
+
+            raise ConfigError(
+                "C001", "an argument is no UTF-8", where=ascii(text), next_step="rename the file or folder"
+            )
+
+
 def _terminate(number: int, frame: object) -> NoReturn:
     raise SystemExit(143)
 
 
 def _failed(error: Exception, as_json: bool, verbose: bool) -> int:
     from extract.errors import CatalographError
+    from extract.faults import exhausted
 
+    error = exhausted(error)
     known = isinstance(error, CatalographError)
     code = error.exit_code if isinstance(error, CatalographError) else 1
     if verbose:
@@ -160,13 +175,12 @@ def _stage_verb(verb: str) -> Callable[..., None]:
     ) -> None:
         resolved = load_run(config, sets, run_dir)
         folder = run_folder(resolved, config, run_dir)
-        quarantined = run_and_print(resolved, folder, STAGE_VERBS[verb][0], as_json)
-        if quarantined and verb == "run":
-            raise typer.Exit(EXIT_PARTIAL)
+        run_and_print(resolved, folder, STAGE_VERBS[verb][0], as_json)
 
     return call
 
 
+app.command()(run)
 for _verb, (_, _help) in STAGE_VERBS.items():
     if _verb == "rerank":
         app.command(_verb)(rerank)
@@ -217,10 +231,13 @@ def validate(
     typer.echo(json.dumps(summary) if as_json else f"{config}: valid")
 
 
+app.command()(refresh)
+app.add_typer(runs, name="runs")
 app.command()(newcomers)
 app.command()(compare)
 app.command()(tune)
 app.command()(worth)
+app.command()(redteam)
 
 
 @app.command()

@@ -79,7 +79,7 @@ def comparison_table(found: dict[str, Any]) -> MetricTable:
 
 
 def _measured(runs: Sequence[Path], listed: str) -> _Measured:
-    tables = [_read(run) for run in runs]
+    tables = [per_user(run) for run in runs]
     users = [table["user_id"].to_pylist() for table in tables]
     names = [c for c in tables[0].column_names if c.startswith(f"{listed}/")]
     if not names:
@@ -98,7 +98,12 @@ def _measured(runs: Sequence[Path], listed: str) -> _Measured:
     return _Measured(users[0], values)
 
 
-def _read(run: Path) -> pa.Table:
+def per_user(run: Path) -> pa.Table:
+    """What the stage evaluate measured, one row per user: `user_id`, and `LIST/METRIC` columns.
+
+    Raises:
+        MissingPrerequisite: P102, the stage is not done.
+    """
     path = run / "stages" / "80-evaluate" / "per_user.parquet"
     if not path.is_file():
         raise MissingPrerequisite(

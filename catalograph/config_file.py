@@ -6,6 +6,7 @@ given twice is an error (it silently takes the last).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from catalograph.problems import Problem, explain
 from extract.errors import ConfigError, UnsafeInput
 
 _MOST = 20
+_MOST_VALUES = 100_000
+"""Keys and values of a file, aliases written out: ten lines of aliases of aliases can stand for a billion."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -79,14 +82,18 @@ def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def parse_value(text: str) -> Any:
-    """A value in YAML, with numbers as YAML 1.2 reads them."""
-    return yaml.load(text, Loader=_Loader)
+    """A value in YAML, with numbers as YAML 1.2 reads them; ValueError where it is none."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(_yaml_problem(error)) from error
 
 
 def _validated(
     raw: dict[str, Any], lines: Mapping[tuple[str, ...], str], problems: list[Problem], source: str
 ) -> RunConfig:
     config: RunConfig | None = None
+    problems = problems + _not_finite(raw)
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
@@ -109,28 +116,41 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str], list[
         raise UnsafeInput(
             "U102", "the configuration file cannot be read", where=str(path), why=str(error)
         ) from error
-    loader = _Loader(text)
+    lines: dict[tuple[str, ...], str] = {}
+    problems: list[Problem] = []
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
-        lines: dict[tuple[str, ...], str] = {}
-        problems: list[Problem] = []
         _walk(node, (), lines, problems)
         value = loader.construct_document(node) if node is not None else {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(
             "C002",
             "the configuration file is not YAML",
             where=f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path),
-            why=str(getattr(error, "problem", error)),
+            why=_yaml_problem(error),
             next_step="check indentation, quotes and colons at that place",
         ) from error
-    finally:
-        loader.dispose()
     if not isinstance(value, dict):
         problems.append(((), f"must be a mapping of keys, got {type(value).__name__}"))
         value = {}
     return _unshared(value), lines, problems
+
+
+def _not_finite(value: Any, path: tuple[str, ...] = ()) -> list[Problem]:
+    """Numbers that no setting can have, and that JSON, by which settings are compared, does not know."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return [(path, f"must be a finite number, got {value}")]
+    if isinstance(value, dict | list):
+        below = value.items() if isinstance(value, dict) else enumerate(value)
+        return [problem for key, inner in below for problem in _not_finite(inner, (*path, str(key)))]
+    return []
+
+
+def _yaml_problem(error: Exception) -> str:
+    # A date or a number may look right and not be one; such errors are not YAML's own.
+    return "nested too deeply" if isinstance(error, RecursionError) else str(getattr(error, "problem", error))
 
 
 def _unshared(value: Any) -> Any:
@@ -146,6 +166,8 @@ def _walk(
     lines: dict[tuple[str, ...], str],
     problems: list[Problem],
 ) -> None:
+    if len(lines) > _MOST_VALUES:
+        raise ValueError(f"it says more than {_MOST_VALUES:,} things, aliases written out")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             below = (*path, str(key.value))
@@ -169,11 +191,8 @@ def _apply(raw: dict[str, Any], lines: dict[tuple[str, ...], str], overrides: It
             continue
         try:
             value = parse_value(given)
-        except yaml.YAMLError as error:
-            problems.append((
-                path,
-                f"the value given by --set is not YAML: {getattr(error, 'problem', error)}",
-            ))
+        except ValueError as error:
+            problems.append((path, f"the value given by --set is not YAML: {error}"))
             continue
         table: Any = raw
         for depth, step in enumerate(path[:-1], start=1):

@@ -11,12 +11,14 @@ from rich.table import Table
 
 from catalograph.doctor import Check
 from catalograph.report.data import MetricTable
+from catalograph.report.words import plain
 
 if TYPE_CHECKING:
     from extract.probe import Probe
 
 # Characters of the column of names, and of a column with an interval, with their padding.
 _NAME, _CELL = 20, 15
+_SETTINGS = 20
 _STYLES = {"ok": "green", "note": "yellow", "fail": "bold red"}
 
 
@@ -99,6 +101,15 @@ def print_estimate(result: Mapping[str, Any]) -> None:
     console.print(f"{result['hours']:,.3f} hours, {memory}, {disk}{cost}", highlight=False)
 
 
+def print_settings(rows: Mapping[str, Sequence[Any]]) -> None:
+    """Settings that differ between runs, one line each; the rest of a long list is counted."""
+    console = Console()
+    for key, values in list(rows.items())[:_SETTINGS]:
+        console.print(f"{_plain(key)}: {_plain(' | '.join(plain(v) for v in values))}", highlight=False)
+    if len(rows) > _SETTINGS:
+        console.print(f"and {len(rows) - _SETTINGS} more: --page, --json", style="dim")
+
+
 def print_worth(result: Mapping[str, Any]) -> None:
     """What captions gained over each control, by stratum, what they cost, and the answer on the last line."""
     console, sample = Console(), result["sample"]
@@ -155,6 +166,8 @@ def print_probes(attribute: str, probes: Mapping[str, Probe]) -> None:
 
 def _stage(name: str, row: Mapping[str, Any]) -> str:
     done = "reused" if row.get("reused") else f"{row['seconds']:.1f} s"
+    done += f" from {_plain(row['from'])}" if row.get("from") else ""
+    done += f", {row['anew']:,} anew" if "anew" in row and not row.get("reused") else ""
     quarantined = f", {row['quarantined']:,} quarantined" if row.get("quarantined") else ""
     return f"{name}: {row['ok']:,} of {row['in']:,} ok{quarantined} ({done})"
 

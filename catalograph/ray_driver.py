@@ -1,21 +1,22 @@
-"""Updates a store with the workers of a Ray cluster, through Ray Data; optional extra `ray`.
+"""Extracts and reranks with the workers of a Ray cluster, through Ray Data; optional extra `ray`.
 
-Each worker is one actor that keeps its model and works on parts of the buckets, as ``--shard I/N`` does:
-nothing but the number of a part and its counts travels, and the shards are those of one process.
-Every machine needs the catalogue, the pictures and the store under the same paths.
+Each worker is one actor that works on parts of the buckets, or of the lists, as ``--shard I/N`` does: nothing
+but the number of a part and its counts travels, and the results are those of one process.
+Every machine needs the catalogue, the pictures and the store, or the run folder, under the same paths.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from catalograph.config import RunConfig
+from catalograph.integrity import stored_config
 from catalograph.progress import Progress
 from catalograph.updating import Steps, as_row, hold, require_stores, steps_of, take_step
 from catalograph.workplace import Extraction, Workplace
@@ -45,11 +46,31 @@ class PartWorker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The counts of one part, or the error that ended it: errors of ours do not travel as exceptions."""
         self._work.extraction = replace(self._extraction, part=(int(row["id"]), self._parts))
-        try:
-            return {"counts": asdict(take_step(self._work, self._step)), "error": None}
-        except CatalographError as error:
-            fields = {name: getattr(error, name) for name in _FIELDS}
-            return {"counts": None, "error": {"kind": type(error).__name__, **fields}}
+        return _answer(lambda: asdict(take_step(self._work, self._step)))
+
+
+class ListWorker:
+    """An actor: reranks whichever parts of a run's lists it is given."""
+
+    def __init__(self, run_dir: Path, store: Path, parts: int, folder: str) -> None:
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        self._run_dir, self._store, self._parts = run_dir, store, parts
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The counts of one part, or the error that ended it."""
+        from catalograph.rerank_shards import rerank_part
+
+        part = (int(row["id"]), self._parts)
+        return _answer(lambda: rerank_part(self._run_dir, part, self._store, Progress()))
+
+
+def _answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return {"counts": work(), "error": None}
+    except CatalographError as error:
+        fields = {name: getattr(error, name) for name in _FIELDS}
+        return {"counts": None, "error": {"kind": type(error).__name__, **fields}}
 
 
 def update_with_ray(
@@ -79,16 +100,50 @@ def update_with_ray(
     return {"store": str(store), "stages": rows}
 
 
+def rerank_with_ray(run_dir: Path, store: Path, workers: int, progress: Progress) -> dict[str, int]:
+    """Reads a run's test lists into a store on a number of Ray workers; counts of lists.
+
+    The cluster is that of `update_with_ray`; each worker has one part, for a model takes long to load.
+
+    Raises:
+        MissingPrerequisite: Ray is not installed, or the finetune stage is not done.
+    """
+    run_dir, store = run_dir.absolute(), store.absolute()
+    device = stored_config(run_dir).get("device", "auto")
+    with _cluster(workers) as ray, progress.task(f"rerank on {workers} workers") as task:
+        made = (run_dir, store, workers, os.getcwd())
+        return _collected(ray, ListWorker, made, workers, workers, device, task.reach)
+
+
 def _run(
     ray: Any, config: RunConfig, extraction: Extraction, step: str, workers: int, reach: Any
 ) -> StageResult:
     parts = workers * PARTS_PER_WORKER
     # The share that may be bad is one of all items; how many workers there are must not move it.
     lenient = config.model_copy(update={"max_bad": 1.0})
-    needs_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
+    made = (lenient, extraction, step, parts, os.getcwd())
+    total = _collected(ray, PartWorker, made, parts, workers, config.device, reach)
+    result = StageResult(**total)
+    allowed = allowed_bad(result.n_in, config.max_bad)
+    if result.n_quarantined > allowed:
+        raise TooManyBadInputs(
+            "D110",
+            f"{result.n_quarantined} of {result.n_in:,} items were quarantined; the limit is {allowed}"
+            f" ({config.max_bad:.1%})",
+            where=f"{extraction.store} ({step})",
+            next_step="mend these inputs and run again, or raise `max_bad`; good items already done are kept",
+        )
+    return result
+
+
+def _collected(
+    ray: Any, worker: Any, made: tuple[Any, ...], parts: int, workers: int, device: str, reach: Any
+) -> dict[str, Any]:
+    """Sums of the counts of all parts, or the first error of one."""
+    needs_gpu = device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
     done = ray.data.range(parts, override_num_blocks=parts).map(
-        PartWorker,
-        fn_constructor_args=(lenient, extraction, step, parts, os.getcwd()),
+        worker,
+        fn_constructor_args=made,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=1 if needs_gpu else 0,
@@ -104,17 +159,7 @@ def _run(
     if failed:
         kind, code, what = getattr(errors, failed.pop("kind")), failed.pop("code"), failed.pop("what")
         raise kind(code, what, **failed)
-    result = StageResult(**total)
-    allowed = allowed_bad(result.n_in, config.max_bad)
-    if result.n_quarantined > allowed:
-        raise TooManyBadInputs(
-            "D110",
-            f"{result.n_quarantined} of {result.n_in:,} items were quarantined; the limit is {allowed}"
-            f" ({config.max_bad:.1%})",
-            where=f"{extraction.store} ({step})",
-            next_step="mend these inputs and run again, or raise `max_bad`; good items already done are kept",
-        )
-    return result
+    return total
 
 
 @contextmanager

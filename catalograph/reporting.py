@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from catalograph import evaluation, metric_tables
-from catalograph.extraction import captions, quarantined
-from catalograph.report.data import (
-    Card,
-    Chart,
-    ListedItem,
-    QuarantineRow,
-    ReportData,
-    Series,
-    StageRow,
-    UserExample,
-)
-from catalograph.report.render import picture_uri, write_report
-from catalograph.retrieval import source_names
+from catalograph.config_keys import flatten
+from catalograph.delivered import read_delivered
+from catalograph.examples import examples
+from catalograph.extraction import quarantined
+from catalograph.headlines import headlines
+from catalograph.item_cards import ItemCards
+from catalograph.report.data import Chart, QuarantineRow, ReportData, Series, StageRow
+from catalograph.report.render import write_report
 from catalograph.road import Counts, Road
-from extract.decoding import Decoder, decoding
-from extract.pictures import BadPicture, PictureLimits
-from recsys.candidates import Candidates
-from rerank.gate import GATED
-from rerank.lists import shown_histories
+from catalograph.shortfalls import shortfalls
+from catalograph.trackers import Told, tell_trackers
+from extract.decoding import decoding
+from extract.pictures import PictureLimits
 
-SHOWN = 10
+STAGES = ("prepare", "caption", "embed", "train", "recommend", "finetune", "rerank", "evaluate")
 PROTOCOLS = {
     "strict": "Protocol strict: models were refitted on train and validation for the number of epochs "
     "chosen there, and test lists leave out the items of both.",
@@ -40,19 +33,29 @@ PROTOCOLS = {
 
 def report_parts(road: Road) -> dict[str, Any]:
     """What the page is made from."""
-    return {"evaluate": road.hash_of("evaluate"), "report": road.config.report.model_dump(mode="json")}
+    told = {"report_to": list(road.config.report_to)} if road.config.report_to else {}
+    shown = road.config.report.model_dump(mode="json")
+    return {"evaluate": road.hash_of("evaluate"), "report": shown, **told}
 
 
 def report(road: Road) -> Counts:
     """Writes the HTML page; it holds times, so it lies outside the declared results."""
-    examples = _examples(road)
+    found, lists = evaluation.read_metrics(road), read_delivered(road)
+    limits = PictureLimits() if road.config.caption is None else road.config.caption.limits
+    with decoding(limits, 1) as decoder:
+        cards = ItemCards(road, decoder)
+        shown, short = examples(road, lists, cards), shortfalls(road, lists, cards, found)
+    curves = _curves(road)
+    leader = json.loads(road.path("recommend", "leader.json").read_text())
     data = ReportData(
         title=road.config.report.title,
         notice=road.config.report.notice,
         notes=_notes(road),
-        metrics=metric_tables.tables(evaluation.read_metrics(road)),
-        curves=_curves(road),
-        users=examples,
+        headlines=headlines(road.config, found, leader["order_by"], lists.name),
+        metrics=metric_tables.tables(found),
+        shortfalls=short,
+        curves=curves,
+        users=shown,
         history_note=_history_note(road),
         stages=_stages(road),
         quarantine=[QuarantineRow(**row) for row in quarantined(road)[:200]],
@@ -61,7 +64,22 @@ def report(road: Road) -> Counts:
         provenance=_provenance(road),
     )
     write_report(data, road.run.report_path)
-    return Counts(len(examples), len(examples))
+    if road.config.report_to:
+        tell_trackers(road.config.report_to, _told(road, found, curves), road.run.path / "trackers")
+    return Counts(len(shown), len(shown))
+
+
+def _told(road: Road, found: Mapping[str, Any], curves: Sequence[Chart]) -> Told:
+    return Told(
+        name=road.run.path.name,
+        settings=flatten(road.config.redacted()),
+        curves={f"{chart.title}/{series.name}": series.points for chart in curves for series in chart.series},
+        metrics={
+            f"test/{listed}/{metric}": value
+            for listed, row in evaluation.means(found).items()
+            for metric, value in row.items()
+        },
+    )
 
 
 def _notes(road: Road) -> list[str]:
@@ -114,15 +132,17 @@ def _history_note(road: Road) -> str:
 
 def _stages(road: Road) -> list[StageRow]:
     rows = []
-    for name in ("prepare", "caption", "embed", "train", "recommend", "finetune", "rerank", "evaluate"):
+    for name in STAGES:
         if road.is_done(name):
             stage = road.stage(name)
-            counts = stage.counts
+            counts, cost = stage.counts, road.path(name, "cost.json")
             rows.append(
                 StageRow(
-                    name, stage.seconds, counts["in"], counts["ok"], counts["absent"], counts["quarantined"]
+                    name, stage.seconds, counts["in"], counts["ok"], counts["absent"], counts["quarantined"],
+                    peak_mib=stage.peak_mib, n_bytes=stage.n_bytes,
+                    tokens=json.loads(cost.read_text())["tokens"] if cost.is_file() else None,
                 )
-            )
+            )  # fmt: skip
     return rows
 
 
@@ -153,111 +173,35 @@ def _curves(road: Road) -> list[Chart]:
 
 
 def _provenance(road: Road) -> dict[str, str]:
+    """Where the page comes from: software, machine, models and inputs by content, results by hash."""
     environment = json.loads((road.run.path / "env.json").read_text())
-    hashes = {
-        f"stage {name}": str(road.hash_of(name))[:16]
-        for name in ("prepare", "embed", "train", "recommend")
-        if road.is_done(name)
-    }
+    packages = (f"{name} {version}" for name, version in environment.pop("packages").items() if version)
+    accelerators = environment.pop("accelerators")
+    inputs: Mapping[str, Any] = json.loads((road.run.path / "inputs.json").read_text())
     return {
-        **{key: str(value) for key, value in environment.items() if isinstance(value, str | int | float)},
-        **hashes,
+        **{key: str(value) for key, value in environment.items()},
+        "accelerators": ", ".join(accelerators) or "none",
+        "packages": ", ".join(packages),
+        **_models(road),
+        **{f"input {Path(path).name}": _short(row["sha256"]) for path, row in sorted(inputs.items())},
+        **{f"results of {name}": _short(road.stage(name).hash) for name in STAGES if road.is_done(name)},
     }
 
 
-def _examples(road: Road) -> list[UserExample]:
-    """Sample users: where reranking moved the held-out item most, both ways, and some at random."""
-    before = Candidates.from_parquet(road.path("recommend", "test.parquet"))
-    after = before
-    if road.config.rerank is not None:
-        given = "reranked" if road.config.rerank.gate is None else GATED
-        after = Candidates.from_parquet(road.path("rerank", f"{given}.parquet"))
-    truth: dict[str, set[str]] = {}
-    test = road.part("test")
-    for user, item in zip(test.user_ids[test.user_rows], test.item_ids[test.item_rows], strict=True):
-        truth.setdefault(str(user), set()).add(str(item))
-    rows = _interesting(before, after, truth, road.config.report.examples, road.config.seed)
-    users = [str(before.user_ids[row]) for row in rows]
-    histories = shown_histories(road.known, users, length=SHOWN, seed=road.config.seed)
-    examples = []
-    limits = PictureLimits() if road.config.caption is None else road.config.caption.limits
-    with decoding(limits, 1) as decoder:
-        cards = _Cards(road, decoder)
-        for row, user in zip(rows, users, strict=True):
-            wanted = truth.get(user, set())
-            old = {str(item): place + 1 for place, item in enumerate(before.items[row]) if item}
-            note = _note(wanted, old, [str(i) for i in after.items[row] if i])
-            examples.append(
-                UserExample(
-                    user,
-                    [cards[item] for item in histories[user]],
-                    _listed(road, before, row, wanted, cards, {}),
-                    _listed(road, after, row, wanted, cards, old) if after is not before else [],
-                    note,
-                )
-            )
-    return examples
+def _models(road: Road) -> dict[str, str]:
+    """By use, the name of a model and the hash of its files."""
+    config, found = road.config, {}
+    if config.caption is not None:
+        engine = road.stage("caption").parts["engine"]
+        found["captioner"] = f"{config.caption.model} ({_short(engine.get('model'))})"
+    for name, feature in road.stage("embed").parts["features"].items() if config.features else ():
+        embed = config.features[name].embed or config.features[name].pictures
+        if embed is not None:
+            found[f"embedder of {name}"] = f"{embed.model} ({_short(feature['engine'].get('model'))})"
+    if config.rerank is not None and config.rerank.model is not None:
+        found["language model"] = f"{config.rerank.model} ({_short(road.stage('finetune').parts['model'])})"
+    return found
 
 
-def _interesting(
-    before: Candidates, after: Candidates, truth: Mapping[str, set[str]], count: int, seed: int
-) -> list[int]:
-    moved = np.zeros(len(before))
-    for row, user in enumerate(before.user_ids):
-        for item in truth.get(str(user), ()):
-            was, now = np.flatnonzero(before.items[row] == item), np.flatnonzero(after.items[row] == item)
-            if len(was) and len(now):
-                moved[row] = 1 / (now[0] + 1) - 1 / (was[0] + 1)
-    best = [int(r) for r in np.argsort(-moved, kind="stable")[: count // 3] if moved[r] > 0]
-    worst = [int(r) for r in np.argsort(moved, kind="stable")[: count // 3] if moved[r] < 0]
-    chosen = dict.fromkeys(best + worst)
-    for row in np.random.default_rng(seed).permutation(len(before)):
-        if len(chosen) >= min(count, len(before)):
-            break
-        chosen.setdefault(int(row))
-    return list(chosen)
-
-
-def _note(wanted: set[str], old: Mapping[str, int], new: list[str]) -> str:
-    found = [item for item in sorted(wanted) if item in old]
-    if not found:
-        return "What this person chose next is not among the candidates."
-    moves = "; ".join(f"from place {old[item]} to place {new.index(item) + 1}" for item in found)
-    return f"What this person chose next went {moves}."
-
-
-def _listed(
-    road: Road, candidates: Candidates, row: int, wanted: set[str], cards: _Cards, old: Mapping[str, int]
-) -> list[ListedItem]:
-    listed = []
-    sources = [
-        name for name in (*source_names(road.config), "reranker", "fused") if name in candidates.scores
-    ]
-    for place, item in enumerate(candidates.items[row][:SHOWN]):
-        if item:
-            scores = {name: float(candidates.scores[name][row, place]) for name in sources}
-            known = {name: value for name, value in scores.items() if np.isfinite(value)}
-            listed.append(
-                ListedItem(cards[str(item)], place + 1, old.get(str(item)), known, str(item) in wanted)
-            )
-    return listed
-
-
-class _Cards:
-    """Items as a person sees them, made once each."""
-
-    def __init__(self, road: Road, decoder: Decoder) -> None:
-        self._road, self._captions, self._decoder = road, captions(road), decoder
-        self._made: dict[str, Card] = {}
-
-    def __getitem__(self, item_id: str) -> Card:
-        if item_id not in self._made:
-            item, pictures = self._road.catalog[item_id], self._road.catalog.pictures
-            picture = None
-            if item.picture is not None and pictures is not None:
-                try:
-                    picture = picture_uri(self._decoder.submit(pictures.read(item.picture)).result())
-                except BadPicture:
-                    picture = None
-            self._made[item_id] = Card(item_id, item.title, self._captions.get(item_id), picture)
-        return self._made[item_id]
+def _short(digest: str | None) -> str:
+    return "no files" if digest is None else digest[:16]

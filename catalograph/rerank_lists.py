@@ -14,10 +14,10 @@ from catalograph.retrieval import folds_of, source_names
 from catalograph.road import Road
 from extract.errors import InvalidData
 from extract.features import FeatureTable
-from extract.prompts import render_text
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions
 from rerank.gate import moment, set_aside
+from rerank.guard import Words, words_of
 from rerank.inputs import ItemVectors, item_vectors, list_inputs
 from rerank.lists import RankingList, ranking_lists, shown_histories
 from rerank.settings import RerankConfig
@@ -39,9 +39,14 @@ def settings_of(road: Road) -> RerankConfig:
 
 def item_texts(road: Road) -> dict[str, str]:
     """What the language model reads of each item."""
-    written = captions(road)
-    template = settings_of(road).item
-    return {item.item_id: render_text(template, item, written.get(item.item_id)) for item in road.catalog}
+    written, words = captions(road), item_words(road)
+    return {item.item_id: words(item, written.get(item.item_id)) for item in road.catalog}
+
+
+def item_words(road: Road) -> Words:
+    """How the language model's words are made of an item and a caption."""
+    settings = settings_of(road)
+    return words_of(settings.guard, settings.item, list(road.catalog), captions(road))
 
 
 def training_lists(road: Road) -> tuple[list[RankingList], int]:

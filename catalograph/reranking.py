@@ -7,18 +7,17 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalograph.filling import model_folder
 from catalograph.gain_parts import FILE as PARTS
 from catalograph.gain_parts import write_gain_parts
 from catalograph.gating import FILE, gate_parts, gated_lists, groups_of, write_decisions
 from catalograph.model_card import model_card
 from catalograph.rerank_lists import (
+    Part,
     final_lists,
     item_texts,
     needs_inputs,
@@ -27,23 +26,20 @@ from catalograph.rerank_lists import (
     training_lists,
     validation_lists,
 )
+from catalograph.rerank_parts import all_scores, blocks_of, fill_blocks, forget
+from catalograph.reranker_model import fresh_scorer, load_trained, model_identity, save_scorer
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
-from extract.errors import InvalidData
-from extract.models import find_model
 from extract.store import write_atomic
 from recsys.candidates import Candidates
 from rerank.diagnosis import arrived, by_slot, flips, score_pairs
 from rerank.fusion import Fusion, fit_fusion, fused
-from rerank.inference import Cost, Scorer, held_within, ordered_by, rank_lists, reorder
+from rerank.inference import OneByOne, Reader, held_within, ordered_by, rank_lists, reorder
 from rerank.lambdamart import LambdaMart, fit_lambdamart
 from rerank.lists import RankingList, in_one_window
 from rerank.prompts import LAYOUTS
-from rerank.settings import RerankConfig
 
 logger = logging.getLogger(__name__)
-
-TRAINED = "token.safetensors"
 
 
 def finetune_parts(road: Road) -> dict[str, Any]:
@@ -53,9 +49,10 @@ def finetune_parts(road: Road) -> dict[str, Any]:
         "recommend": road.hash_of("recommend"),
         "caption": road.hash_of("caption") if "{caption}" in settings.item else None,
         "embed": road.hash_of("embed") if needs_inputs(settings) and settings.token.features else None,
-        "rerank": settings.model_dump(mode="json"),
+        # Without limits a run is the one that older versions made.
+        "rerank": settings.model_dump(mode="json", exclude=None if settings.guard else {"guard"}),
         "layout": asdict(LAYOUTS[settings.prompt]),
-        "model": None if settings.model is None else find_model(*_model(settings)).identity,
+        "model": model_identity(settings),
         "catalog": road.catalog_parts(),
         "teacher": None if (teacher := teacher_path(road)) is None else road.run.input_hash(teacher),
         "seed": road.config.seed,
@@ -88,7 +85,7 @@ def finetune(road: Road) -> Counts:
         trees = fit_lambdamart(lists, valid, settings.lambdamart, seed=seed)
         write_atomic(road.path("finetune", "lambdamart.json"), json.dumps(asdict(trees)).encode())
         outputs.append("lambdamart.json")
-    scorer = _fresh(road, lists)
+    scorer = fresh_scorer(road, lists)
     before = rank_lists(scorer, valid, texts, settings.inference)
     with road.progress.task("finetune", None) as task:
         window = settings.inference.window
@@ -100,7 +97,7 @@ def finetune(road: Road) -> Counts:
             progress=lambda step, total, losses: task.reach(step, total),
         )  # fmt: skip
     adapter = road.path("finetune", "adapter/none").parent
-    _save(scorer, adapter, settings)
+    save_scorer(scorer, adapter, settings)
     after = rank_lists(scorer, valid, texts, settings.inference)
     fusions = _fit_fusions(road, valid_candidates, valid, after)
     ndcg = [ndcg_of(scores, arrived(entry), 10) for entry, scores in zip(valid, after, strict=True)]
@@ -117,13 +114,17 @@ def finetune(road: Road) -> Counts:
     if settings.gate is not None:
         # From here on nothing is trained, and lists are read as the rerank stage reads them.
         getattr(scorer, "pack", lambda: None)()
-        orders = _orders(road, scorer, *judged, Cost(), texts)
+        orders = orders_of(road, _read(road, scorer, judged, texts), *judged)
         write_decisions(road, judged[0], orders)
         outputs.append(FILE)
     if settings.gate is not None and settings.gate.parts:
+        readers: dict[bool, Reader] = {True: OneByOne(scorer), False: scorer}
         write_gain_parts(
-            road, judged, orders, lambda part, own: _orders(road, scorer, *part, Cost(), own)["reranked"]
-        )
+            road, judged, orders,
+            lambda part, own, alone: orders_of(
+                road, _read(road, readers[alone], part, own), *part
+            )["reranked"],
+        )  # fmt: skip
         outputs.append(PARTS)
     shutil.rmtree(road.path("finetune", "checkpoints/none").parent, ignore_errors=True)
     return Counts(len(lists), len(lists), outputs=tuple(sorted(outputs)))
@@ -133,35 +134,47 @@ def rerank(road: Road) -> Counts:
     """Writes the test lists in every order there is: model alone, fusions with it and without it, trees."""
     road.use_threads()
     candidates, lists = final_lists(road)
-    scorer, cost = _load_trained(road, lists), Cost()
-    orders = _orders(road, scorer, candidates, lists, cost, item_texts(road))
+    store = road.path("rerank", "none").parent
+    blocks = blocks_of(road, store, len(lists))
+    fill_blocks(road, blocks, lists, lambda: load_trained(road, lists))
+    found, cost = all_scores(blocks)
+    orders = orders_of(road, ordered_by(candidates, found, "reranker"), candidates, lists)
+    outputs = write_orders(road, candidates, orders)
+    # Times are in the stage's own record: outputs are equal for equal runs.
+    told = {"lists": len(lists), **asdict(cost)}
+    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
+    forget(store)
+    return Counts(len(lists), len(lists), outputs=(*outputs, "cost.json"))
+
+
+def write_orders(road: Road, candidates: Candidates, orders: dict[str, Candidates]) -> tuple[str, ...]:
+    """Writes lists in every order, that of the gate too; the files' names."""
     if settings_of(road).gate is not None:
         orders["gated"] = gated_lists(road, candidates, orders)
         orders["gated"].to_trec(road.path("rerank", "gated.trec"), "catalograph")
     for name, ordered in orders.items():
         ordered.to_parquet(road.path("rerank", f"{name}.parquet"))
     orders["reranked"].to_trec(road.path("rerank", "reranked.trec"), "catalograph")
-    # Times are in the stage's own record: outputs are equal for equal runs.
-    told = {"lists": len(lists), **asdict(cost)}
-    write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
-    runs = [f"{name}.trec" for name in ("reranked", "gated") if name in orders]
-    outputs = (*(f"{name}.parquet" for name in orders), *runs, "cost.json")
-    return Counts(len(lists), len(lists), outputs=outputs)
+    runs = (f"{name}.trec" for name in ("reranked", "gated") if name in orders)
+    return (*(f"{name}.parquet" for name in orders), *runs)
 
 
-def _orders(
-    road: Road,
-    scorer: Scorer,
-    candidates: Candidates,
-    lists: list[RankingList],
-    cost: Cost,
-    texts: Mapping[str, str],
+def _read(road: Road, scorer: Reader, part: Part, texts: Mapping[str, str]) -> Candidates:
+    """Lists in the model's own order, without a limit."""
+    free = settings_of(road).inference.model_copy(update={"max_move": None})
+    with road.progress.task("rerank", len(part[1])) as task:
+        return reorder(scorer, *part, texts, config=free, progress=task.reach)
+
+
+def orders_of(
+    road: Road, llm: Candidates, candidates: Candidates, lists: list[RankingList]
 ) -> dict[str, Candidates]:
-    """Lists in every order: the same for those the gate decides on as for those that are delivered."""
-    with road.progress.task("rerank", len(lists)) as task:
-        reading = settings_of(road).inference
-        free = reading.model_copy(update={"max_move": None})
-        llm = reorder(scorer, candidates, lists, texts, config=free, progress=task.reach, cost=cost)
+    """Lists in every order: the same for those the gate decides on as for those that are delivered.
+
+    Args:
+        llm: the candidates in the model's own order.
+    """
+    reading = settings_of(road).inference
     fusions = read_fusions(road)
     reranked = fused(llm, fusions["reranked"], "fused")
     orders = {
@@ -179,87 +192,6 @@ def read_fusions(road: Road) -> dict[str, Fusion]:
     """The fitted weights."""
     stored = json.loads(road.path("finetune", "fusion.json").read_text())
     return {name: Fusion(tuple(row), np.array(list(row.values()))) for name, row in stored.items()}
-
-
-def _model(settings: RerankConfig) -> tuple[str, str | None]:
-    return model_folder(settings.model or ""), settings.revision
-
-
-def _resolved(settings: RerankConfig) -> RerankConfig:
-    """The settings with a folder for the model's name."""
-    if settings.model is None:
-        return settings
-    folder = find_model(*_model(settings)).folder
-    return settings.model_copy(update={"model": str(folder), "revision": None})
-
-
-def _fresh(road: Road, lists: list[RankingList]) -> Scorer:
-    """A scorer that has learned nothing yet, ready to be trained."""
-    settings = _resolved(settings_of(road))
-    if settings.form == "text":
-        from rerank.scorer import load_scorer, with_lora
-
-        text = load_scorer(settings, max_candidates=_shown(road))
-        return _placed(road, with_lora(text, settings.finetune.lora, seed=road.config.seed))
-    if not lists:
-        raise InvalidData("R303", "no training list holds a truth", next_step="raise candidates.k or folds")
-    return _placed(road, _soft(road, lists[0]))
-
-
-def _soft(road: Road, entry: RankingList) -> Scorer:
-    """A scorer of the forms that read vectors."""
-    settings, seed = _resolved(settings_of(road)), road.config.seed
-    if settings.form == "hybrid":
-        from rerank.hybrid import build_hybrid_scorer
-
-        return build_hybrid_scorer(settings, entry, max_candidates=_shown(road), seed=seed)
-    from rerank.token import build_token_scorer
-
-    return build_token_scorer(settings, entry, seed=seed)
-
-
-def _load_trained(road: Road, lists: list[RankingList]) -> Scorer:
-    from extract.transformers_captioner import pick_device
-
-    settings, folder = _resolved(settings_of(road)), road.path("finetune", "adapter")
-    if settings.form == "text":
-        from rerank.scorer import load_scorer
-
-        text = load_scorer(settings, max_candidates=_shown(road), adapter=folder)
-        text.model.to(pick_device(road.config.device))
-        text.pack()
-        return text
-    from rerank.token import load_trained
-
-    scorer = _soft(road, lists[0])
-    load_trained(scorer, folder / TRAINED)
-    return _placed(road, scorer)
-
-
-def _shown(road: Road) -> int:
-    """Candidates in a prompt."""
-    return min(road.config.candidates.k, settings_of(road).inference.window or road.config.candidates.k)
-
-
-def _placed(road: Road, scorer: Scorer) -> Scorer:
-    from extract.transformers_captioner import pick_device
-
-    scorer.model.to(pick_device(road.config.device))
-    return scorer
-
-
-def _save(scorer: Scorer, folder: Path, settings: RerankConfig) -> None:
-    """Writes what peft writes, without what differs between equal runs: a set's order, our own path."""
-    if settings.form != "text":
-        from rerank.token import save_trained
-
-        save_trained(scorer, folder / TRAINED)
-        return
-    for config in scorer.model.peft_config.values():
-        config.target_modules = sorted(config.target_modules)
-        config.base_model_name_or_path = settings.model
-    # No embedding is trained; left to itself, peft would ask the model hub whether the vocabulary has grown.
-    scorer.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
 
 
 def _fit_fusions(

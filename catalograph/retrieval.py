@@ -19,7 +19,7 @@ from catalograph.config import RunConfig
 from catalograph.extraction import feature_tables
 from catalograph.integrity import read_json
 from catalograph.orders import SELECTION, choose_order, rule_parts, users_of, write_embeddings
-from catalograph.road import Counts, Road
+from catalograph.road import Counts, Finished, Road
 from extract.features import FeatureTable
 from extract.store import hash_file, write_atomic
 from recsys.interactions import Interactions
@@ -223,18 +223,20 @@ def _fit(road: Road, job: Fit, folder: Path) -> None:
     write_atomic(folder / "history.json", json.dumps(record).encode())
 
 
-def _features(road: Road, name: str) -> Mapping[str, FeatureTable]:
+def _features(road: Finished, name: str) -> Mapping[str, FeatureTable]:
     tables = feature_tables(road)
     return {feature: tables[feature] for feature in road.config.retrievers[name].features}
 
 
-def final_fit(road: Road) -> tuple[str, Interactions]:
+def final_fit(road: Finished) -> tuple[str, Interactions]:
     """The kind of fit that test lists come from, and what it learned from, whose items they leave out."""
     strict = road.config.candidates.protocol == "strict"
     return ("final", road.known) if strict else ("select", road.part("train"))
 
 
-def load_models(road: Road, kind: str, names: tuple[str, ...], part: Interactions) -> dict[str, Recommender]:
+def load_models(
+    road: Finished, kind: str, names: tuple[str, ...], part: Interactions
+) -> dict[str, Recommender]:
     """The models of a kind of fit (`select`, `final`, `fold-N`), with the histories of `part`."""
     from recsys.models import load_model
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from extract.disk import disk_error
+from extract.errors import ResourceExhausted
 
 _PACKAGES = ("extract", "recsys", "rerank", "catalograph")
 
@@ -23,20 +27,28 @@ class RunLog(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__(logging.INFO)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         for name in _PACKAGES:
             logging.getLogger(name).addHandler(self)
 
     def event(self, event: str, **fields: Any) -> None:
         """Append one event with its fields."""
         row = {"time": now(), "event": event} | fields
-        self._file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-        self._file.flush()
+        text = json.dumps(row, ensure_ascii=False, default=str) + "\n"
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise disk_error(error, self._path, len(text)) from error
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append a log record; called by `logging`."""
+        # A line of the log is not worth a run: on a full disk, what the stage writes tells of it.
         try:
             self.event("log", level=record.levelname, logger=record.name, message=record.getMessage())
+        except ResourceExhausted:
+            pass
         except Exception:
             self.handleError(record)
 
@@ -49,5 +61,6 @@ class RunLog(logging.Handler):
         """Detach from the loggers and close the file."""
         for name in _PACKAGES:
             logging.getLogger(name).removeHandler(self)
-        self._file.close()
+        with suppress(OSError):  # What a full disk refused before is tried once more here.
+            self._file.close()
         super().close()

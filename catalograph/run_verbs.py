@@ -27,25 +27,56 @@ def newcomers(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Option("--run-dir", help="Run folder; repeat it for more seeds.")],
-    against: Annotated[list[Path], typer.Option("--against", help="Run folder to compare with; repeatable.")],
-    listed: Annotated[str, typer.Option("--list", help="List measured in --run-dir.")] = "retrieved",
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Run folders to hold against the first, user by user."),
+    ] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option("--run-dir", help="Seeds of one side: a run folder; repeatable.")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", help="Seeds of the other side: a run folder; repeatable."),
+    ] = None,
+    listed: Annotated[
+        str | None,
+        typer.Option(
+            "--list", help="List that is measured. Default: what each run delivers; of seeds: retrieved."
+        ),
+    ] = None,
     other: Annotated[
         str | None, typer.Option("--against-list", help="List measured in --against; default: the same.")
     ] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Write an HTML page of the runs here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Is a list better than another? Intervals over users and the seeds of several evaluated runs."""
-    from catalograph.comparison import compare_runs
+    """Is one run better than another? `compare A B C`, or seeds against seeds by --run-dir and --against."""
+    from catalograph.comparison import compare_runs, comparison_table
+    from catalograph.report.render import write_report
+    from catalograph.side_by_side import compare_side_by_side, comparison_page, side_by_side_tables
 
-    found = compare_runs(runs, listed, against, other or listed)
+    seeds = bool(runs and against)
+    if bool(folders) == seeds or (seeds and page) or (not seeds and (runs or against or other)):
+        raise typer.BadParameter("give run folders, or --run-dir and --against; --page goes with run folders")
+    if folders:
+        found = compare_side_by_side(folders, listed)
+        tables = side_by_side_tables(found)
+        if page is not None:
+            write_report(comparison_page(found), page)
+    else:
+        chosen = listed or "retrieved"
+        found = compare_runs(runs or [], chosen, against or [], other or chosen)
+        tables = [comparison_table(found)]
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(json.dumps(found, ensure_ascii=False, default=str))
         return
-    from catalograph.comparison import comparison_table
-    from catalograph.console import print_tables
+    from catalograph.console import print_settings, print_tables
 
-    print_tables([comparison_table(found)])
+    print_tables(tables)
+    if folders:
+        print_settings(found["settings"])
+    if page is not None:
+        typer.echo(str(page))
 
 
 def tune(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from catalograph.config import RunConfig
+    from catalograph.stages import RunSummary
     from catalograph.workplace import Extraction
 
 EXIT_PARTIAL = 7
@@ -31,10 +33,12 @@ def run_and_print(
     stages: Sequence[str] | None,
     as_json: bool,
     extraction: Extraction | None = None,
+    come_from: Path | None = None,
 ) -> int:
     """Run stages, print their result, and return how many items the extraction stages quarantined.
 
-    Of processes that `torchrun` started, the first does that and the others help it to train.
+    Of processes that `torchrun` started, the first does that and the others help it to train. `come_from` is
+    a run whose stages are taken over where they were made from the same.
     """
     shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if shared and os.environ["RANK"] != "0":
@@ -45,12 +49,22 @@ def run_and_print(
     from catalograph.progress import Progress
     from catalograph.stages import run_stages
 
-    with Progress() as progress:
-        summary = run_stages(config, folder, stages, progress, extraction)
+    with Progress() as progress, ExitStack() as held:
+        origin = None
+        if come_from is not None:
+            from catalograph.origin import Origin
+
+            origin = held.enter_context(Origin.opened(come_from, progress))
+        summary = run_stages(config, folder, stages, progress, extraction, origin)
     if shared:
         from recsys.team import join
 
         join().dismiss()
+    return print_run(summary, as_json)
+
+
+def print_run(summary: RunSummary, as_json: bool) -> int:
+    """Print what a run ended with, and return how many items the extraction stages quarantined."""
     result: dict[str, Any] = summary.to_json()
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))

@@ -13,17 +13,18 @@ Layout::
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from catalograph.config import RunConfig, changed_keys, differences
+from catalograph.config import RunConfig, changed_keys
+from catalograph.config_keys import differences
 from catalograph.doctor import environment
 from catalograph.integrity import (
     FORMAT_VERSION,
@@ -36,10 +37,11 @@ from catalograph.integrity import (
     write_json,
     write_sealed,
 )
+from catalograph.locking import lock_folder
 from catalograph.progress import Progress
 from catalograph.run_log import RunLog, now
 from catalograph.stage_folder import StageFolder
-from extract.errors import RunFolderError, UnsafeInput
+from extract.errors import ResourceExhausted, RunFolderError, UnsafeInput
 from extract.store import content_hash as hash_of
 from extract.store import hash_file, write_atomic
 
@@ -53,7 +55,8 @@ class RunFolder:
 
     def __init__(self, path: Path, config: RunConfig, lock: IO[str]) -> None:
         self.path, self.config, self._lock = path, config, lock
-        self._inputs: dict[str, dict[str, Any]] = read_json(path / "inputs.json") or {}
+        known = read_json(path / "inputs.json")
+        self._inputs: dict[str, Any] = known if isinstance(known, dict) else {}
         self._log = RunLog(path / "logs" / "run.jsonl")
 
     @property
@@ -107,27 +110,42 @@ class RunFolder:
         else:
             raise UnsafeInput("U101", "an input file is missing", where=str(path))
         key = str(path.resolve())
-        seen = self._inputs.get(key, {})
-        if {name: seen.get(name) for name in stamp} != stamp:
+        seen = self._inputs.get(key)
+        if not isinstance(seen, dict) or seen != stamp | {"sha256": seen.get("sha256")}:
             content = _folder_hash(path, files) if path.is_dir() else hash_file(path)
             seen = stamp | {"sha256": content}
             self._inputs[key] = seen
             write_json(self.path / "inputs.json", self._inputs)
         return str(seen["sha256"])
 
+    def came_from(self, folder: Path, content: str, lends: bool) -> None:
+        """Write down the run that models or, if it `lends`, stages are taken from, and its hash."""
+        run = read_sealed(self.path / "run.json") or {}
+        source = {"run_dir": str(folder.absolute()), "hash": content, "lends": lends}
+        write_sealed(self.path / "run.json", run | {"from": source})
+
     def log(self, event: str, **fields: Any) -> None:
         """Append one event to ``logs/run.jsonl``."""
         self._log.event(event, **fields)
 
-    def close(self, outcome: str = "ok") -> None:
-        """Write the outcome (``ok`` or the name of an exception) and give the lock back."""
-        if self._lock.closed:
-            return
-        run = read_sealed(self.path / "run.json") or {}
-        write_sealed(self.path / "run.json", run | {"outcome": outcome, "ended_at": now()})
-        self.log("end", outcome=outcome)
+    def leave(self) -> None:
+        """Give the lock back and write nothing about an end: for those who only read."""
         self._log.close()
         self._lock.close()
+
+    def close(self, outcome: str = "ok", error: BaseException | None = None) -> None:
+        """Write the outcome (``ok`` or the name of an exception, and that) and give the lock back."""
+        if self._lock.closed:
+            return
+        try:
+            if error is not None:
+                self._log.failure(error)
+            run = read_sealed(self.path / "run.json") or {}
+            write_sealed(self.path / "run.json", run | {"outcome": outcome, "ended_at": now()})
+            self.log("end", outcome=outcome)
+        finally:
+            self._log.close()
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -135,17 +153,23 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and kind is not None:
-            self._log.failure(error)
-        self.close("ok" if kind is None else kind.__name__)
+        # Where the disk is full, the error on its way says so better than one about this record.
+        with suppress(ResourceExhausted) if error is not None else nullcontext():
+            self.close("ok" if kind is None else kind.__name__, error)
 
 
-def open_run(folder: Path, config: RunConfig) -> RunFolder:
+def open_run(folder: Path, config: RunConfig, *, refreshed: bool = False) -> RunFolder:
     """Create or reopen the run folder of `config` and lock it.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        refreshed: whether `refresh` makes it, whose stages hold something else.
 
     Raises:
         RunFolderError: R101 locked by another process, R102 made by a configuration that gives other results,
-            R103 not a run folder, R105 made by a newer product.
+            R103 not a run folder, R105 made by a newer product, R110 made by `refresh` and opened as another
+            run, or the other way round.
     """
     folder = folder.absolute()
     _refuse_foreign(folder)
@@ -153,7 +177,7 @@ def open_run(folder: Path, config: RunConfig) -> RunFolder:
     lock = lock_folder(folder)
     try:
         _match_config(folder, config)
-        run = _open_record(folder)
+        run = _open_record(folder, refreshed)
         text = config.to_yaml().encode()
         if not (folder / "config.yaml").is_file() or (folder / "config.yaml").read_bytes() != text:
             write_atomic(folder / "config.yaml", text)
@@ -166,43 +190,6 @@ def open_run(folder: Path, config: RunConfig) -> RunFolder:
         raise
     opened.log("start", pid=os.getpid(), host=socket.gethostname())
     return opened
-
-
-def lock_folder(folder: Path, name: str = "LOCK", *, shared: bool = False) -> IO[str]:
-    """A lock file, locked; flock and not a pid file, because the kernel gives it back after kill -9.
-
-    Args:
-        folder: where the file is.
-        name: of the file.
-        shared: others may hold it too, if they share as well.
-
-    Raises:
-        RunFolderError: R101, another process holds it.
-    """
-    handle = (folder / name).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.seek(0)
-        try:
-            holder = json.loads(handle.read())
-        except ValueError:
-            holder = {}
-        handle.close()
-        raise RunFolderError(
-            "R101",
-            "the folder is in use by another process",
-            where=str(folder),
-            why=f"process {holder.get('pid', '?')} on host {holder.get('host', '?')} "
-            f"holds the lock since {holder.get('since', '?')}",
-            next_step="wait for it to end, stop it, or use another folder",
-        ) from error
-    if not shared:
-        handle.seek(0)
-        handle.truncate()
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}, handle)
-        handle.flush()
-    return handle
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -264,18 +251,27 @@ def _match_config(folder: Path, config: RunConfig) -> None:
         )
 
 
-def _open_record(folder: Path) -> dict[str, Any]:
+def _open_record(folder: Path, refreshed: bool) -> dict[str, Any]:
     run = read_sealed(folder / "run.json") or {
         "format_version": FORMAT_VERSION,
         "catalograph": environment()["catalograph"],
         "created_at": now(),
+        **({"refreshed": True} if refreshed else {}),
     }
-    if int(run.get("format_version", 0)) > FORMAT_VERSION:
+    if bool(run.get("refreshed")) != refreshed:
+        raise RunFolderError(
+            "R110",
+            f"the run folder was {'not ' if refreshed else ''}made by refresh",
+            where=str(folder),
+            next_step="give refresh a new --run-dir, and the other verbs the run it started --from",
+        )
+    version = run.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise RunFolderError(
             "R105",
             "the run folder was made by a newer catalograph",
             where=str(folder),
-            why=f"format {run['format_version']}, this version reads up to {FORMAT_VERSION}",
+            why=f"format {version}, this version reads up to {FORMAT_VERSION}",
             next_step="upgrade catalograph, or use a new --run-dir",
         )
     return run

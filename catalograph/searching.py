@@ -15,6 +15,7 @@ from catalograph.problems import explain
 from catalograph.progress import Progress
 from extract.errors import ConfigError, InvalidData
 from extract.models import find_model
+from rerank.guard import limited_texts
 from rerank.inference import reorder
 from rerank.layouts import LAYOUTS
 from rerank.search import Results, graded_ndcg, read_qrels
@@ -37,9 +38,15 @@ def search_settings(model: str, sets: Sequence[str]) -> RerankConfig:
         key, _, value = pair.partition("=")
         *sections, name = key.split(".")
         table = raw
-        for section in sections:
-            table = table.setdefault(section, {})
-        table[name] = parse_value(value)
+        try:
+            for section in sections:
+                table = table.setdefault(section, {})
+            table[name] = parse_value(value)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                "C001", "a setting of the reranker is wrong", where=f"--set {pair}", why=str(error),
+                next_step="write: section.key=value",
+            ) from error  # fmt: skip
     try:
         settings = RerankConfig.model_validate(raw)
     except ValidationError as error:
@@ -78,7 +85,12 @@ def rerank_results(
     started = time.monotonic()
     with Progress() as progress, progress.task("rerank", len(candidates)) as task:
         ordered = reorder(
-            scorer, candidates, results.lists(), results.texts, config=settings.inference, progress=task.reach
+            scorer,
+            candidates,
+            results.lists(),
+            limited_texts(settings.guard, results.texts),
+            config=settings.inference,
+            progress=task.reach,
         )
     seconds = time.monotonic() - started
     if out.suffix == ".parquet":

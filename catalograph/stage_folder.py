@@ -48,6 +48,17 @@ class StageFolder:
         """The seconds given to `finish`."""
         return float(self.record.get("seconds", 0.0))
 
+    @property
+    def peak_mib(self) -> float | None:
+        """The peak memory given to `finish`, in MiB."""
+        peak = self.record.get("peak_mib")
+        return None if peak is None else float(peak)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all declared outputs."""
+        return sum(int(row["bytes"]) for row in self.record.get("outputs", ()))
+
     def output(self, name: str) -> Path:
         """The path of one output, relative name `name`; its parent folder exists afterwards."""
         path = self.folder / name
@@ -60,7 +71,11 @@ class StageFolder:
         self.record = {}
 
     def finish(
-        self, outputs: Iterable[str | Path], counts: Mapping[str, int] | None = None, seconds: float = 0.0
+        self,
+        outputs: Iterable[str | Path],
+        counts: Mapping[str, int] | None = None,
+        seconds: float = 0.0,
+        peak_mib: float | None = None,
     ) -> None:
         """Hash the declared outputs and write ``stage.json``, which makes the stage done.
 
@@ -68,6 +83,7 @@ class StageFolder:
             outputs: files relative to the stage folder; a folder stands for all files below it.
             counts: for the report, such as ``{"in": 1000, "ok": 990, "quarantined": 10}``.
             seconds: work done for this stage, over all processes that worked on it if the caller knows.
+            peak_mib: the most memory that the process had held by then; None if nobody looked.
         """
         files = sorted({name for given in outputs for name in _files_below(self.folder, Path(given))})
         rows = [
@@ -86,6 +102,7 @@ class StageFolder:
             "outputs": rows,
             "counts": dict(counts or {}),
             "seconds": round(float(seconds), 3),
+            "peak_mib": None if peak_mib is None else round(peak_mib, 1),
             "finished_at": now(),
         }
         write_sealed(self.folder / "stage.json", record)

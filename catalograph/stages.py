@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catalograph import embedding, evaluation, extraction, metric_tables, reporting, reranking, retrieval
 from catalograph.config import RunConfig
+from catalograph.config_file import load_config
+from catalograph.integrity import require_run
+from catalograph.locking import lock_folder
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
 from catalograph.road import Counts, Road
-from catalograph.runs import open_run
+from catalograph.runs import RunFolder, open_run
+from catalograph.trackers import need_trackers
 from catalograph.updating import hold
 from catalograph.workplace import Extraction
 from extract.errors import MissingPrerequisite
 from recsys.nearest_index import need_usearch
+
+if TYPE_CHECKING:
+    from catalograph.origin import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +90,8 @@ class RunSummary:
 
     folder: Path
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By stage: seconds, reused, and the counts in, ok, absent, quarantined where they apply."""
+    """By stage: seconds, reused, and the counts in, ok, absent, quarantined where they apply; `from`, the run
+    that lent it."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """By list and metric, on the test split; empty before `evaluate` is done."""
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -114,7 +123,10 @@ def run_stages(
     stages: Sequence[str] | None,
     progress: Progress,
     extraction: Extraction | None = None,
+    origin: Origin | None = None,
     table: Mapping[str, Stage] = STAGES,
+    *,
+    refreshed: bool = False,
 ) -> RunSummary:
     """Goes through the asked stages and those they need, in order, and skips what is done.
 
@@ -124,15 +136,22 @@ def run_stages(
         stages: names from the table; None means all.
         progress: told how far it is.
         extraction: how extraction stages go about it.
+        origin: a finished run whose stages are taken over where they were made from the same.
         table: the stages there are, in order; `STAGES` with more of them, or others in their place.
+        refreshed: whether the folder is, or becomes, one of `refresh`, whose stages hold something else.
     """
     asked = _with_needs(config, stages, table)
+    if config.report_to and "report" in asked:
+        # Told now, not after hours of training.
+        need_trackers(config.report_to)
     summary = RunSummary(folder)
     with ExitStack() as held:
-        run = held.enter_context(open_run(folder, config))
+        run = held.enter_context(open_run(folder, config, refreshed=refreshed))
+        if origin is not None:
+            run.came_from(origin.folder, origin.hash, origin.lends)
         if extraction is not None and extraction.store is not None:
             held.enter_context(hold(extraction.store, extraction.part))
-        road = Road(run, config, progress, extraction)
+        road = Road(run, config, progress, extraction, origin)
         how = road.extraction
         for position, name in enumerate(asked):
             stage = table[name]
@@ -143,16 +162,23 @@ def run_stages(
             if kept.done and (how.rehash or (how.retry_bad and kept.counts.get("quarantined"))):
                 kept.reopen()
             reused = kept.done and road.outputs_exist(name) and not again
-            if not reused:
+            lent = not kept.done and not stage.disposable and road.borrow(name)
+            if lent:
+                run.log("stage", stage=name, state="reused", origin=str(road.origin.folder))
+            elif not reused:
                 if config.candidates.index and "recommend" in asked[position:]:
                     # Told now, not after hours of training; a run that has its index is read without.
                     need_usearch()
                 started = time.perf_counter()
                 run.log("stage", stage=name, state="start")
                 counts = stage.work(road)
-                kept.finish(counts.outputs, counts.as_dict(), time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                kept.finish(counts.outputs, counts.as_dict(), seconds, peak_mib())
                 run.log("stage", stage=name, state="done", **counts.as_dict())
-            summary.stages[name] = {"seconds": kept.seconds, "reused": reused, **kept.counts}
+            told = {"from": str(road.origin.folder)} if lent else {}
+            summary.stages[name] = {
+                "seconds": kept.seconds, "reused": reused or lent, **kept.counts, **told
+            }  # fmt: skip
         if road.is_done("evaluate"):
             summary.evaluation = evaluation.read_metrics(road)
             summary.metrics = evaluation.means(summary.evaluation)
@@ -180,17 +206,44 @@ def finished_road(
         MissingPrerequisite: P102, one of them is not done.
     """
     with open_run(folder, config) as run:
-        road = Road(run, config, progress)
-        for name in _with_needs(config, stages):
-            road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
-            if not road.is_done(name):
-                raise MissingPrerequisite(
-                    "P102",
-                    f"the stage {name} of this run is not done",
-                    where=str(folder),
-                    next_step=f"run `catalograph {stages[-1]} --run-dir {folder}` first",
-                )
-        yield road
+        yield _finished(Road(run, config, progress), stages)
+
+
+@contextmanager
+def shared_road(run_dir: Path, stages: Sequence[str], progress: Progress) -> Iterator[Road]:
+    """A finished run opened by several processes at once, which only read there; its own configuration holds.
+
+    Raises:
+        MissingPrerequisite: P102, one of the stages is not done.
+        RunFolderError: R101, a process that writes there has it.
+    """
+    require_run(run_dir)
+    config = load_config(run_dir / "config.yaml")
+    with closing(lock_folder(run_dir, shared=True)) as lock:
+        run = RunFolder(run_dir.absolute(), config, lock)
+        try:
+            yield _finished(Road(run, config, progress), stages)
+        finally:
+            run.leave()
+
+
+def _finished(road: Road, stages: Sequence[str]) -> Road:
+    for name in _with_needs(road.config, stages):
+        road.enter(name, STAGES[name].folder, STAGES[name].parts(road))
+        if not road.is_done(name):
+            folder = road.run.path
+            raise MissingPrerequisite(
+                "P102",
+                f"the stage {name} of this run is not done",
+                where=str(folder),
+                next_step=f"run `catalograph {stages[-1]} --run-dir {folder}` first",
+            )
+    return road
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held since it began, in MiB, child processes aside."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _with_needs(

@@ -9,10 +9,13 @@ import sys
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Environment of the model libraries; what the user has set stays."""
+"""Environment of the libraries, which send no usage data then; what the user has set stays."""
 
 
 def quieten_libraries() -> None:

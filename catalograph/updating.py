@@ -9,8 +9,8 @@ from typing import Any
 
 from catalograph.config import RunConfig
 from catalograph.filling import captions_here, fill_captions, fill_feature
+from catalograph.locking import lock_folder
 from catalograph.progress import Progress
-from catalograph.runs import lock_folder
 from catalograph.workplace import Extraction, Workplace
 from extract.caption_shards import caption_table
 from extract.errors import UnsafeInput

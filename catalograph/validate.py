@@ -6,8 +6,11 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+
+import pyarrow as pa
 
 from catalograph.config import RunConfig
 from catalograph.problems import unknown_name
@@ -56,7 +59,7 @@ def check_inputs(config: RunConfig) -> None:
         except CatalographError as error:
             missing.append(f"{key}: {path}: {error.what}" + (f": {error.why}" if error.why else ""))
             continue
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
             missing.append(f"{key}: {path}: {_reason(error)}")
             continue
         for field, name in names:

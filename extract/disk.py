@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,9 +70,10 @@ def atomic_file(path: Path, size: int = 0) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
     except BaseException as error:
+        taken = temporary.stat().st_size if temporary.exists() else 0
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise disk_error(error, path, size) from error
+            raise disk_error(error, path, size, taken) from error
         raise
     os.replace(temporary, path)
     sync_folder(path.parent)
@@ -83,14 +85,35 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def disk_error(error: OSError, path: Path, size: int) -> Exception:
-    """ResourceExhausted if the error says that a disk, a quota or a size limit is full, else the error."""
+def disk_error(error: OSError, path: Path, size: int, taken: int = 0) -> Exception:
+    """ResourceExhausted if the error says that a disk, a quota or a size limit is full, else the error.
+
+    Args:
+        error: what a write raised.
+        path: what was written.
+        size: bytes that were to be written, 0 where nobody knows.
+        taken: bytes that the disk took before it was full.
+    """
     if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return error
     return ResourceExhausted(
         "R601",
-        f"no room to write {size:,} bytes",
+        f"no room to write {f'{size:,}' if size else f'more than {taken:,}'} bytes",
         where=str(path),
-        why=error.strerror or "",
+        why=f"{error.strerror}; {_free(path)} bytes are free",
         next_step="free space, then run the same command again: what is committed is kept",
     )
+
+
+def need_room(path: Path, size: int) -> None:
+    """Raise ResourceExhausted R601 where a library is about to write more than there is room for."""
+    if shutil.disk_usage(path).free < size:
+        raise disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path, size)
+
+
+def _free(path: Path) -> str:
+    there = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    try:
+        return f"{shutil.disk_usage(there).free:,}"
+    except OSError:
+        return "an unknown number of"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
+from extract.disk import disk_error
 from extract.errors import CatalographError, MissingPrerequisite, ResourceExhausted
 
 logger = logging.getLogger(__name__)
@@ -16,6 +20,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+_FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+"""What libraries in other languages say of a full disk, in words alone."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -23,6 +29,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _MEMORY_WORDS)
+
+
+def exhausted(error: Exception) -> Exception:
+    """ResourceExhausted if an error, of whatever library, says that memory or disk ran out, else itself."""
+    if isinstance(error, CatalographError):
+        return error
+    if is_out_of_memory(error):
+        return ResourceExhausted(
+            "R602", "memory ran out", why=describe(error), next_step="free memory, or give smaller batches"
+        )
+    full = next((number for number, words in _FULL.items() if words in str(error)), None)
+    if isinstance(error, OSError) or full is None:
+        name = getattr(error, "filename", None)
+        return disk_error(error, Path(str(name or ".")), 0) if isinstance(error, OSError) else error
+    return disk_error(OSError(full, _FULL[full]), Path(), 0)
 
 
 class HalvingBatch(Generic[Item, Result]):

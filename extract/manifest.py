@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from extract.disk import canonical_json, content_hash, disk_error, sync_folder
+
+_SHARD_FILE = re.compile(r"|shards/[0-9]+\.[a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,22 @@ class ShardRow:
 
     @classmethod
     def from_line(cls, line: bytes) -> ShardRow | None:
-        """The row of a manifest line, or None if the line is torn or damaged."""
+        """The row of a manifest line, or None if the line is torn, damaged, or has not the form of a row.
+
+        A checksum is no signature: whoever can write the line can make it. So a row can name a file of the
+        store's shards and nothing else.
+        """
         try:
             fields = json.loads(line)
             if fields.pop("check") != content_hash(fields):
                 return None
-            return cls(**{**fields, "bad": tuple(BadRow(**bad) for bad in fields["bad"])})
-        except (ValueError, TypeError, KeyError, AttributeError):
+            row = cls(**{**fields, "bad": tuple(BadRow(**bad) for bad in fields["bad"])})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
+        numbers = (row.shard, row.n_in, row.n_ok, row.n_absent, row.n_bad, row.n_bytes)
+        texts = (row.input_sha256, row.data, row.data_sha256, *(t for bad in row.bad for t in astuple(bad)))
+        formed = all(type(n) is int and n >= 0 for n in numbers) and all(isinstance(t, str) for t in texts)
+        return row if formed and _SHARD_FILE.fullmatch(row.data) else None
 
 
 class Manifest:

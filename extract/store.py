@@ -249,12 +249,12 @@ def _flat(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_bytes())
-        if header["format_version"] == FORMAT_VERSION and header["fingerprint"] == content_hash(
-            header["parts"]
-        ):
-            return dict(header["parts"])
+        parts = header["parts"]
+        known = header["format_version"] == FORMAT_VERSION and header["fingerprint"] == content_hash(parts)
+        if known and type(parts["buckets"]) is int and parts["buckets"] > 0:
+            return dict(parts)
         why = f"format_version {header['format_version']} (known: {FORMAT_VERSION}) or a changed byte"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
     raise RunFolderError("F102", "store.json is damaged or of another release", where=str(path), why=why)
 

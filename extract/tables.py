@@ -7,6 +7,7 @@ import difflib
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -44,7 +45,7 @@ def read_columns(path: Path, names: Sequence[str], ids: Sequence[str] = ()) -> p
         )
     try:
         table = READERS[kind](path, names)
-    except (pa.ArrowException, UnicodeDecodeError, OSError, EOFError, csv.Error) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError, EOFError, zlib.error, csv.Error) as error:
         raise InvalidData("D104", "the table cannot be read", where=str(path), why=describe(error)) from error
     for name in ids:
         if pa.types.is_floating(table[name].type):

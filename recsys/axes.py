@@ -52,6 +52,15 @@ def rows_of(ids: Sequence[str] | NDArray[np.str_], axis: NDArray[np.str_], kind:
     return order[place].astype(np.int32)
 
 
+def find_rows(ids: NDArray[np.str_], axis: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Row [N] of each id on an axis, -1 for one that is not on it."""
+    if not len(axis):
+        return np.full(len(ids), -1, dtype=np.int64)
+    order = np.argsort(axis, kind="stable")
+    found = order[np.minimum(np.searchsorted(axis, ids, sorter=order), len(axis) - 1)]
+    return np.where(axis[found] == ids, found, -1).astype(np.int64)
+
+
 def positions(column: pa.ChunkedArray, axis: Sequence[str]) -> NDArray[np.int32]:
     """Row of each text of an Arrow column on an axis that holds all of them."""
     place = pc.index_in(column.cast(pa.string()).combine_chunks(), value_set=pa.array(axis, type=pa.string()))

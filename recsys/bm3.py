@@ -99,9 +99,11 @@ class BM3(FeatureTower):
         return nodes[: self.n_users], nodes[self.n_users :] + self.embedding[self.n_users :]
 
     def _projected(self, rows: Tensor | None = None) -> list[Tensor]:
-        """W_m f + b of all items, or of some rows only."""
-        picked = [values if rows is None else values[rows] for values in self.inputs()]
-        return [project(values) for project, values in zip(self.projections, picked, strict=True)]
+        """W_m f + b of all items, or of some rows: of these alone where they are fewer."""
+        few = rows is not None and len(rows) <= len(self.chosen)
+        picked = [values[rows] if few else values for values in self.inputs()]
+        all_or_few = [project(values) for project, values in zip(self.projections, picked, strict=True)]
+        return all_or_few if rows is None or few else [F.embedding(rows, table) for table in all_or_few]
 
     def _view(self, online: Tensor) -> Tensor:
         """Inverted dropout of the detached vectors."""

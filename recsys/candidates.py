@@ -6,7 +6,6 @@ What retrievers give and rerankers take.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from extract.store import write_atomic
 from recsys.columns import LONG_METADATA
 from recsys.interactions import Interactions
 from recsys.ranking import NO_ITEM, Recommender, blocks, exact_ranks, id_places, masked_scores, top_k
+from recsys.trec import trec_lines
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,16 +210,7 @@ class Candidates:
         Evaluators sort by the score column, so a final score that ties with, or exceeds, the one before it is
         lowered to the next float32 below that one: the order on disk is the order meant.
         """
-        lines = []
-        for user, items, final in zip(self.user_ids, self.items, self.final, strict=True):
-            ceiling = np.float32(np.inf)
-            for rank, (item, score) in enumerate(zip(items[items != ""], final, strict=False), start=1):
-                fallback = np.float32(0) if np.isinf(ceiling) else ceiling
-                below = np.nextafter(ceiling, np.float32(-np.inf))
-                ceiling = np.float32(min(fallback if np.isnan(score) else score, below))
-                lines.append(
-                    f"{trec_field(user)} Q0 {trec_field(item)} {rank} {ceiling:.9g} {trec_field(tag)}\n"
-                )
+        lines = trec_lines(self.user_ids, self.items, self.final, tag)
         write_atomic(path, "".join(lines).encode())
 
 
@@ -240,9 +231,25 @@ def retrieve(
     leader = next(iter(models), "") if order_by is None else order_by
     if leader not in models:
         raise ConfigError("C201", f"no model is called `{leader}`", why=f"models: {', '.join(models)}")
-    user_rows = seen.user_rows_of(users)
-    matrix, places = seen.matrix(), id_places(seen.item_ids)
-    items, final = top_k(models[leader], user_rows, matrix, k, places=places, block=block)
+    user_rows, places = seen.user_rows_of(users), id_places(seen.item_ids)
+    items, final = top_k(models[leader], user_rows, seen.matrix(), k, places=places, block=block)
+    return described(models, seen, user_rows, leader, items, final, block=block)
+
+
+def described(
+    models: Mapping[str, Recommender],
+    seen: Interactions,
+    user_rows: NDArray[np.int32],
+    leader: str,
+    items: NDArray[np.int32],
+    final: NDArray[np.float32],
+    *,
+    block: int = 256,
+) -> Candidates:
+    """Candidates of lists that `leader` made, rows and scores [U, K], with every other model's score and
+    exact rank.
+    """
+    k, matrix, places = items.shape[1], seen.matrix(), id_places(seen.item_ids)
     own_ranks = np.where(items == NO_ITEM, 0, np.arange(1, k + 1)).astype(np.int32)
     scores, ranks = {leader: final}, {leader: own_ranks}
     for name, model in models.items():
@@ -275,8 +282,3 @@ def concatenated(parts: Sequence[Candidates]) -> Candidates:
         {name: np.concatenate([part.ranks[name] for part in parts]) for name in first.ranks},
         np.concatenate([part.final for part in parts]),
     )
-
-
-def trec_field(text: str) -> str:
-    """A field of a TREC file: white space and % percent-encoded."""
-    return re.sub(r"[\s%]", lambda m: "".join(f"%{byte:02X}" for byte in m.group().encode()), str(text))

@@ -95,11 +95,16 @@ class CM3(FeatureTower):
         n_items = len(self.inputs()[0])
         drawn = self._generator.beta(settings.alpha, settings.alpha, size=(n_items, 1)).astype(np.float32)
         user_table, item_table, fused = self._vectors(torch.from_numpy(drawn).to(self.device))
-        user, item = F.embedding(users, user_table), F.embedding(positives, item_table)
-        content = fused.detach()[positives]
+        pairs = alignment(F.embedding(users, user_table), F.embedding(positives, item_table))
+        # All pairs of the batch are compared, in which few users and items stand often.
+        (users, of_user), (items, of_item) = (
+            torch.unique(rows, return_counts=True) for rows in (users, positives)
+        )
+        content = fused.detach()[items]
         similarity = (content @ content.T).clamp(settings.min_similarity, settings.max_similarity)
-        apart = uniformity(user) + uniformity(item, similarity)
-        return alignment(user, item) + settings.gamma / 2 * apart
+        apart = uniformity(F.embedding(users, user_table), None, of_user)
+        apart = apart + uniformity(F.embedding(items, item_table), similarity, of_item)
+        return pairs + settings.gamma / 2 * apart
 
     def _vectors(self, point: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """Users, items and the fused block of the items [I, d]."""

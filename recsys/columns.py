@@ -173,7 +173,8 @@ def times(column: Any, name: str, path: Path) -> NDArray[np.int64]:
             values = column.cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
-        if values.null_count or (kind == pa.float64() and not np.isfinite(values.to_numpy()).all()):
+        # What int64 cannot hold is no time either: the cast would make another number of it.
+        if values.null_count or (kind == pa.float64() and not (abs(values.to_numpy()) < 2.0**63).all()):
             break
         return np.asarray(values.to_numpy().astype(np.int64), dtype=np.int64)
     raise InvalidData(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.features import FeatureTable
+from recsys.content_vectors import content_vectors
 from recsys.feature_settings import ContentSearchConfig
 from recsys.interactions import Interactions
 from recsys.modalities import read_modalities
@@ -45,12 +46,15 @@ class ContentSearch:
 
     def solve(self) -> None:
         """Put the features at length one and take each user's mean."""
-        parts = []
-        for table, share in zip(self._modalities.tables.values(), self._shares, strict=True):
-            rows = (table.matrix - table.matrix[table.present].mean(axis=0)) * table.present[:, None]
-            lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-            parts.append(np.sqrt(share) * rows / lengths)
-        self._place(np.concatenate(parts, axis=1).astype(np.float32))
+        self._place(content_vectors(self._modalities.tables, self.means(), self.shares()))
+
+    def means(self) -> dict[str, NDArray[np.float32]]:
+        """By modality, the mean [D_m] of the items that have it."""
+        return {name: t.matrix[t.present].mean(axis=0) for name, t in self._modalities.tables.items()}
+
+    def shares(self) -> dict[str, float]:
+        """By modality, its weight."""
+        return dict(zip(self._modalities.tables, self._shares, strict=True))
 
     def embeddings(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """User vectors [U, D] and item vectors [I, D]."""

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb.func import PythonUDFType
 from numpy.typing import NDArray
 
 
 class Database:
-    """A connection; `threads` 2 and all that does not fit in the limit of memory go to `folder`."""
+    """A connection; `threads` 2 and all that does not fit in the limit of memory go to `folder`.
 
-    def __init__(self, folder: str, memory_gib: float) -> None:
+    It opens files in `folder` and `reads`, and nothing else: no other file, no address, no extension from
+    the network.
+    """
+
+    def __init__(self, folder: str, memory_gib: float, reads: Path) -> None:
         self._connection = duckdb.connect(
             f"{folder}/work.duckdb",
-            config={"memory_limit": f"{memory_gib}GiB", "temp_directory": folder, "threads": 2},
-        )
+            config={
+                "memory_limit": f"{memory_gib}GiB", "temp_directory": folder, "threads": 2,
+                "autoinstall_known_extensions": False, "autoload_known_extensions": False,
+            },
+        )  # fmt: skip
+        allowed = {"allowed_directories": folder, "allowed_paths": str(reads)}
+        for setting, path in allowed.items():
+            self.do(f"SET {setting} = ['{path.replace(chr(39), chr(39) * 2)}']")
+        self.do("SET enable_external_access = false")
+        self.do("SET lock_configuration = true")
 
     def close(self) -> None:
         """Let go of the files."""
@@ -26,6 +42,19 @@ class Database:
     def give(self, name: str, table: Any) -> None:
         """Make an Arrow table or reader known under a name."""
         self._connection.register(name, table)
+
+    def give_function(self, name: str, function: Any, takes: Any, gives: Any) -> None:
+        """Make a function from an Arrow array to another known under a name."""
+        self._connection.create_function(name, function, [takes], gives, type=PythonUDFType.ARROW)
+
+    @contextmanager
+    def function(self, name: str, function: Any, takes: Any, gives: Any) -> Iterator[None]:
+        """Know a function from an Arrow array to another under a name, as long as this lasts."""
+        self._connection.create_function(name, function, [takes], gives, type=PythonUDFType.ARROW)
+        try:
+            yield
+        finally:
+            self._connection.remove_function(name)
 
     def do(self, statement: str) -> None:
         """Run a statement."""

@@ -28,7 +28,7 @@ from recsys.feature_settings import FREEDOMConfig
 from recsys.graph import csr_tensor, graph_product, normalised_adjacency, propagate_sum
 from recsys.interactions import Interactions
 from recsys.losses import bpr, margin
-from recsys.modalities import FeatureTower
+from recsys.modalities import FeatureTower, projected_difference
 from recsys.two_tower import chosen_items
 
 
@@ -93,7 +93,7 @@ class FREEDOM(FeatureTower):
         user = F.embedding(users, user_table)
         total = bpr(margin(user, F.embedding(positives, item_table), F.embedding(negatives, item_table)))
         for values, projection in zip(self.inputs(), self.projections, strict=True):
-            difference = F.linear(values[positives] - values[negatives], projection)
+            difference = projected_difference(values, projection, positives, negatives)
             total = total + self.reg * bpr((user * difference).sum(dim=1))
         return total
 

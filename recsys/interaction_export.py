@@ -16,8 +16,8 @@ from typing import Any
 
 from extract.disk import sync_folder
 from extract.errors import InvalidData, UnsafeInput
-from recsys.candidates import trec_field
 from recsys.interactions import Interactions
+from recsys.trec import trec_field
 
 PARTS = ("train", "valid", "test")
 Rows = Iterable[Sequence[object]]

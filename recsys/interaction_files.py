@@ -27,6 +27,8 @@ BATCH = 1 << 17
 """Rows at a time."""
 ATOMIC = re.compile(r"(.+):(token|float|token_seq|float_seq)$")
 """A field of RecBole's header: name and type."""
+UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, csv.Error)
+"""What the parsers raise about a file."""
 SPLIT = "split"
 """Column made from the names of a `DatasetDict`'s parts, unless they have one of this name."""
 
@@ -40,7 +42,7 @@ def read_batches(path: Path, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
     reader = READERS[_kind(path)]
     try:
         yield from reader(path, wanted)
-    except (pa.ArrowInvalid, OSError, EOFError, ValueError) as problem:
+    except UNREADABLE as problem:
         raise InvalidData(
             "D201", "the interaction file cannot be parsed", where=str(path), why=str(problem)
         ) from problem
@@ -57,7 +59,7 @@ def column_names(path: Path) -> list[str]:
         if kind == "jsonl":
             return list(next(_json_rows(path), {}))
         return list(_header(path, kind))
-    except (pa.ArrowInvalid, OSError, EOFError, ValueError) as problem:
+    except UNREADABLE as problem:
         raise InvalidData(
             "D201", "the interaction file cannot be parsed", where=str(path), why=str(problem)
         ) from problem

@@ -11,12 +11,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
 from extract.errors import InvalidData
 from recsys.axes import as_texts, axis_of, hash_arrays, positions, rows_of
@@ -31,6 +30,9 @@ from recsys.columns import (
     times,
 )
 from recsys.pair_files import write_pairs
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,9 @@ class Interactions:
 
     def matrix(self) -> sparse.csr_array:
         """Binary user-item matrix, CSR float32 [U, I], columns sorted within rows."""
+        # Here, so that reading a configuration does not wait for scipy.
+        from scipy import sparse
+
         ones = np.ones(len(self), dtype=np.float32)
         matrix = sparse.csr_array(
             (ones, (self.user_rows, self.item_rows)), shape=(self.n_users, self.n_items)

@@ -7,7 +7,6 @@ Left out: TF-IDF and BM25 weighting, other similarities.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +14,15 @@ from scipy import sparse
 
 from extract.features import FeatureTable
 from recsys.interactions import Interactions
-from recsys.ranking import blocks, id_places, sort_keys
+from recsys.item_weights import ItemWeights
+from recsys.ranking import blocks, sort_keys
 from recsys.settings import ItemKNNConfig
 
 # Pairs of items looked at together; one costs about 80 bytes.
 PAIRS = 4_000_000
 
 
-class ItemKNN:
+class ItemKNN(ItemWeights):
     """Cosine neighbours of items in the train matrix."""
 
     def __init__(
@@ -33,36 +33,15 @@ class ItemKNN:
         *,
         seed: int = 0,
     ) -> None:
+        super().__init__(train)
         self.config = config
-        self.axes = train.axes_hash()
-        self._matrix = train.matrix()
-        self._places = id_places(train.item_ids)
-        self._similarity: Any = sparse.csr_array((train.n_items, train.n_items), dtype=np.float32)
 
     def solve(self) -> None:
-        """Build S [I, I], row i holding the k items nearest to i."""
+        """Build S, row i holding the k items nearest to i."""
         norms = np.sqrt(np.bincount(self._matrix.indices, minlength=self._matrix.shape[1]))
-        self._similarity = nearest_by_choices(
+        self.weights = nearest_by_choices(
             self._matrix, norms.astype(np.float32), self.config.neighbours, self._places, self.config.shrink
         )
-
-    def sparse_scores(self, user_rows: NDArray[np.int32]) -> sparse.csr_array:
-        """Sum over the user's items i of S[i], CSR [B, I]."""
-        return sparse.csr_array(self._matrix[user_rows] @ self._similarity)
-
-    def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """The same, dense [B, I]."""
-        return np.asarray(self.sparse_scores(user_rows).toarray(), dtype=np.float32)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """What `save_model` keeps."""
-        csr = self._similarity
-        return {"indptr": csr.indptr, "indices": csr.indices, "data": csr.data}
-
-    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what `tensors` gave."""
-        parts = (tensors["data"], tensors["indices"], tensors["indptr"])
-        self._similarity = sparse.csr_array(parts, shape=self._similarity.shape)
 
 
 def nearest_by_choices(

@@ -36,10 +36,16 @@ def mean_square(*tables: Tensor) -> Tensor:
     return torch.stack([t.square().mean() for t in tables]).sum()
 
 
-def info_nce(anchors: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Mean of -log softmax of cos(a_b, o_b) / temperature among cos(a_b, o) of the batch, [B, D] each."""
-    similarity = F.normalize(anchors, dim=1) @ F.normalize(others, dim=1).T / temperature
-    return F.cross_entropy(similarity, torch.arange(len(anchors), device=anchors.device))
+def info_nce(anchors: Tensor, others: Tensor, temperature: float, counts: Tensor | None = None) -> Tensor:
+    """Mean of -log softmax of cos(a_b, o_b) / temperature among cos(a_b, o) of the batch, [B, D] each.
+
+    With `counts` [B] a row stands for so many equal ones: the same number from fewer pairs.
+    """
+    of_others = F.normalize(others, dim=1).T
+    weights = anchors.new_zeros(1) if counts is None else counts.to(anchors.dtype).log()
+    weighted = torch.addmm(weights, F.normalize(anchors, dim=1) / temperature, of_others)
+    losses = torch.logsumexp(weighted, dim=1) - (weighted.diagonal() - weights)
+    return losses.mean() if counts is None else (counts.to(losses.dtype) @ losses) / counts.sum()
 
 
 def cosine_distance(online: Tensor, target: Tensor) -> Tensor:
@@ -52,17 +58,20 @@ def alignment(users: Tensor, items: Tensor) -> Tensor:
     return (users - items).square().sum(dim=1).mean()
 
 
-def uniformity(vectors: Tensor, similarity: Tensor | None = None) -> Tensor:
+def uniformity(vectors: Tensor, similarity: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
     """log mean over pairs b < b' of exp(-2 ||x - x'||^2) of unit vectors [B, D].
 
     With a similarity s [B, B] it is CM3's calibrated form, exp(-2 (||x - x'||^2 - 2 + 2 s)): by ||x - x'||^2
     = 2 - 2 cos, the exponent is 4 (cos - s), so that s = 1 is the plain form. One Gram matrix stands for all
-    pairs. A batch of one has no pair and gives 0.
+    pairs. With `counts` [B] a row stands for so many equal ones, which are pairs too. A batch of one has no
+    pair and gives 0.
     """
-    if len(vectors) < 2:
+    counts = vectors.new_ones(len(vectors)) if counts is None else counts.to(vectors.dtype)
+    total = counts.sum()
+    if total < 2:
         return vectors.sum() * 0.0
     calibrated = vectors.new_ones(1) if similarity is None else similarity
     # Cosines bound the exponent to -8..8, so nothing overflows and one pass over the pairs is enough.
     pairs = torch.addmm(calibrated, vectors, vectors.T, beta=-4, alpha=4).exp()
-    total = pairs.sum() - pairs.diagonal().sum()
-    return torch.log(total / (len(vectors) * (len(vectors) - 1)))
+    both = counts @ (pairs @ counts) - counts @ pairs.diagonal()
+    return torch.log(both / (total * (total - 1)))

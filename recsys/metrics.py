@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from extract.errors import InvalidData
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions
 from recsys.ranking import NO_ITEM
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Hits = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -143,6 +145,8 @@ class Judged:
 
     def reachable(self) -> Judged:
         """The same with the truths outside the K candidates taken away, and the users left with none."""
+        from scipy import sparse
+
         counts = self.hits.sum(axis=1)
         owners = np.repeat(np.arange(len(self.user_ids)), counts)
         found = (np.ones(int(counts.sum()), dtype=np.float32), (owners, self.items[self.hits]))
@@ -156,14 +160,15 @@ class Judged:
         """
         truth = self.truth
         if items is not None:
-            truth = sparse.csr_array(truth @ sparse.diags_array(items.astype(np.float32)))
+            truth = truth.copy()
+            truth.data *= items[truth.indices]
             truth.eliminate_zeros()
         return self._with(truth, users)
 
     def _with(self, truth: sparse.csr_array, users: NDArray[np.bool_] | None = None) -> Judged:
         left = np.diff(truth.indptr) > 0
         kept = np.flatnonzero(left if users is None else left & users)
-        fewer = sparse.csr_array(truth[kept])
+        fewer = truth[kept]
         fewer.sort_indices()
         items = self.items[kept]
         return Judged(self.user_ids[kept], items, fewer, hit_matrix(items, np.arange(len(kept)), fewer))
@@ -184,7 +189,7 @@ def judge(candidates: Candidates, truth: Interactions) -> Judged:
         else np.zeros(0, dtype=np.int64)
     )
     items = _lookup(candidates.items[judged].ravel(), truth.item_ids).reshape(len(judged), candidates.k)
-    of_users = sparse.csr_array(matrix[user_rows[judged]])
+    of_users = matrix[user_rows[judged]]
     hits = hit_matrix(items, np.arange(len(judged)), of_users)
     return Judged(candidates.user_ids[judged], items, of_users, hits)
 

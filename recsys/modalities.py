@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy import sparse
@@ -137,6 +138,16 @@ class FeatureTower(TwoTower):
     def identity(self) -> dict[str, str]:
         """Class, settings and the content of the features."""
         return super().identity() | {"features": self._content}
+
+
+def projected_difference(values: Tensor, weight: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """W (f_i - f_j), [B, D], of B pairs of rows of f [I, D_m]: one projection of the batch, or of all items
+    where they are fewer.
+    """
+    if len(positives) <= len(values):
+        return F.linear(values[positives] - values[negatives], weight)
+    table = F.linear(values, weight)
+    return F.embedding(positives, table) - F.embedding(negatives, table)
 
 
 def projection(width: int, hidden: int, out: int, *, bias: bool) -> nn.Sequential:

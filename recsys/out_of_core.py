@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from extract.errors import ResourceExhausted
+from extract.errors import CatalographError, InvalidData, ResourceExhausted
 from recsys.axes import axis_of
 from recsys.columns import ReadCounts, no_pair_left, numbers, texts, times, unknown_items
 from recsys.database import Database
@@ -46,10 +46,12 @@ def prepare_on_disk(plan: Plan, target: Callable[[str], Path], scratch: Path, me
     """
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="prepare-", dir=scratch))
+        steps: _Steps | None = None
         try:
-            database = Database(folder, memory_gib)
+            database = Database(folder, memory_gib, reads=plan.path)
             stack.callback(database.close)
-            return _Steps(plan, database).run(target)
+            steps = _Steps(plan, database)
+            return steps.run(target)
         except (duckdb.OutOfMemoryException, duckdb.IOException) as problem:
             raise ResourceExhausted(
                 "R603",
@@ -57,6 +59,14 @@ def prepare_on_disk(plan: Plan, target: Callable[[str], Path], scratch: Path, me
                 where=str(scratch),
                 why=str(problem).partition("\n")[0],
                 next_step="raise data.memory_gib, or make room on this disk",
+            ) from problem
+        except duckdb.Error as problem:
+            # What went wrong while a file was read comes back in words of the database.
+            if steps is not None and steps.unread is not None:
+                raise steps.unread from problem
+            why = str(problem).partition("\n")[0]
+            raise InvalidData(
+                "D201", "the interaction file cannot be parsed", where=str(plan.path), why=why
             ) from problem
 
 
@@ -73,6 +83,8 @@ class _Steps:
         """Columns beside the pair: t time, w weight, l label."""
         self.all = ", ".join(["user", "item", "n", *self.extra])
         self._db = database
+        self.unread: CatalographError | None = None
+        """Why the file could not be read to its end."""
 
     def run(self, target: Callable[[str], Path]) -> Prepared:
         """All steps in order."""
@@ -122,6 +134,13 @@ class _Steps:
         return "source"
 
     def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._made(schema)
+        except CatalographError as error:
+            self.unread = error
+            raise
+
+    def _made(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         columns, path, n = self.plan.columns, self.plan.path, 0
         for batch in read_batches(path, columns.named()):
             made: dict[str, Any] = {"n": np.arange(n, n + len(batch))}
@@ -141,7 +160,12 @@ class _Steps:
         columns, path = self.plan.columns, self.plan.path
         if path.suffix != ".parquet" or columns.weight is not None or columns.label is not None:
             return ""
-        schema = pq.read_schema(path)
+        if set(str(path)) & set("*?[]{}"):
+            return ""  # The database would take the name for a pattern.
+        try:
+            schema = pq.read_schema(path)
+        except (pa.ArrowException, OSError):
+            return ""  # The other way tells what is wrong with it.
         if not set(columns.named()) <= set(schema.names):
             return ""
         for name in columns.named():

@@ -33,9 +33,7 @@ def write_pairs(
     Each chunk has `user_rows`, `item_rows` and the other columns of `Interactions` that there are. How the
     rows are cut into chunks does not show in the bytes.
     """
-    axes = {"user_ids": user_ids.tolist(), "item_ids": item_ids.tolist()}
-    metadata = {name: json.dumps(ids) for name, ids in axes.items()}
-    users, items = (pa.array(ids, pa.string()) for ids in axes.values())
+    users, items = (pa.array(ids, pa.string()) for ids in (user_ids, item_ids))
     with atomic_file(path) as file:
         writer: Any = None
         for columns in regrouped(chunks, ROWS):
@@ -48,7 +46,9 @@ def write_pairs(
             # Arrow's own copy of the schema would hold both axes once more.
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd", store_schema=False)
             writer.write_table(table, row_group_size=ROWS)
-        writer.add_key_value_metadata(metadata)
+        axes = {"user_ids": users, "item_ids": items}
+        # Last, since a list of all ids takes more memory than anything else here.
+        writer.add_key_value_metadata({name: json.dumps(ids.to_pylist()) for name, ids in axes.items()})
         writer.close()
 
 

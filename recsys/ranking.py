@@ -12,28 +12,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from threadpoolctl import ThreadpoolController
 
 from extract.errors import InvalidData
+from recsys.best import best_columns, reaching
 from recsys.order import NO_ITEM, Keys, id_places, scores_of, sort_keys
 from recsys.sparse_ranking import SparseScores, positive_best
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 # The order is part of what ranking is; it lives apart so that ranking sparse scores can use it.
 __all__ = ["NO_ITEM", "Factors", "Keys", "Recommender", "best_columns", "blocks", "exact_ranks", "id_places"]
 __all__ += ["masked_scores", "reaching", "scores_of", "sort_keys", "top_k", "top_k_factors"]
 
-# Scores at or above the k-th best are sorted alone, unless ties make them more than this many times k.
-TIED = 8
-# Groups of columns per item asked for: more make the bound sharper and its own sort dearer.
-GROUPS = 4
 # A tile of USERS x ITEMS scores takes 4 MB.
 USERS, ITEMS = 256, 4096
 _NONE = np.iinfo(np.int64).max
+Vectors = NDArray[np.float32] | NDArray[np.float64]
 
 
 class Recommender(Protocol):
@@ -51,49 +51,6 @@ class Factors(Protocol):
     def embeddings(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """User vectors [U, D] and item vectors [I, D]."""
         ...
-
-
-def reaching(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of a few scores per row that hold the k highest and all that tie with them.
-
-    Columns are dealt into groups; the k-th highest maximum of a group is reached by at least k scores, and by
-    few more. Two passes over the scores, no sort. NaN counts as the highest.
-    """
-    n_rows, n_items = scores.shape
-    groups = GROUPS * k
-    if n_items < 4 * groups:
-        # NaN sorts last, so it passes for the highest score here too.
-        bound = np.partition(scores, n_items - k, axis=1)[:, n_items - k]
-    else:
-        dealt = scores[:, : n_items // groups * groups].reshape(n_rows, -1, groups)
-        bound = np.partition(dealt.max(axis=1), groups - k, axis=1)[:, groups - k]
-    found = np.flatnonzero(~(scores < bound[:, None]))
-    rows, columns = np.divmod(found, n_items)
-    return rows, columns
-
-
-def best_columns(scores: NDArray[np.float32], k: int, places: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Columns [B, min(k, I)] of the k highest scores per row, best first, ties by `places`."""
-    n_rows, n_items = scores.shape
-    k = min(k, n_items)
-    if k == 0:
-        return np.zeros((n_rows, 0), dtype=np.int32)
-    rows, columns = reaching(scores, k)
-    if len(rows) > TIED * k * n_rows:
-        return _best_by_keys(scores, k, places)
-    order = np.lexsort((sort_keys(scores[rows, columns], places[columns]), rows))
-    starts = np.searchsorted(rows, np.arange(n_rows))
-    best: NDArray[np.int32] = columns[order[starts[:, None] + np.arange(k)]].astype(np.int32)
-    return best
-
-
-def _best_by_keys(scores: NDArray[np.float32], k: int, places: NDArray[np.int64]) -> NDArray[np.int32]:
-    keys = np.partition(sort_keys(scores, places), k - 1, axis=1)[:, :k]
-    keys.sort(axis=1)
-    column_of = np.empty(len(places), dtype=np.int32)
-    column_of[places] = np.arange(len(places), dtype=np.int32)
-    chosen: NDArray[np.int32] = column_of[keys & 0xFFFFFFFF]
-    return chosen
 
 
 def blocks(n: int, size: int) -> Iterator[slice]:
@@ -169,8 +126,8 @@ def _top_k_dense(
 
 
 def top_k_factors(
-    users: NDArray[np.float32],
-    items: NDArray[np.float32],
+    users: Vectors,
+    items: Vectors,
     seen: sparse.csr_array | None,
     k: int,
     *,
@@ -178,8 +135,9 @@ def top_k_factors(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The k best unseen items of each user: item rows and scores, both [B, k], padded as by `top_k`.
 
-    `users` [B, D] and `items` [I, D] are vectors, `seen` CSR [B, I] the items to leave out. Vectors that are
-    not finite raise InvalidData D210. As many blocks are ranked at a time as the BLAS has threads.
+    `users` [B, D] and `items` [I, D] are vectors, `seen` CSR [B, I] the items to leave out; float64 ones are
+    multiplied as such, and their scores rounded. Vectors that are not finite raise InvalidData D210. As many
+    blocks are ranked at a time as the BLAS has threads.
     """
     if not (np.isfinite(users).all() and np.isfinite(items).all()):
         raise InvalidData("D210", "a model returned vectors that are not finite")
@@ -187,7 +145,8 @@ def top_k_factors(
     values = np.full((len(users), k), np.nan, dtype=np.float32)
     column_of = np.empty(len(places), dtype=np.int32)
     column_of[places] = np.arange(len(places), dtype=np.int32)
-    users, vectors = (np.ascontiguousarray(v, dtype=np.float32) for v in (users, items))
+    kind: type[Any] = np.float64 if users.dtype == np.float64 else np.float32
+    users, vectors = (np.ascontiguousarray(v, dtype=kind) for v in (users, items))
 
     def rank(part: slice) -> None:
         keys = _best_keys(users[part], vectors, _rows_of(seen, part), k, places)
@@ -228,8 +187,8 @@ def _rows_of(seen: sparse.csr_array | None, part: slice) -> tuple[NDArray[np.int
 
 
 def _best_keys(
-    users: NDArray[np.float32],
-    items: NDArray[np.float32],
+    users: Vectors,
+    items: Vectors,
     seen: tuple[NDArray[np.int64], NDArray[np.int64]],
     k: int,
     places: NDArray[np.int64],
@@ -244,7 +203,7 @@ def _best_keys(
     for part in blocks(len(items), ITEMS):
         width = part.stop - part.start
         tile = scores[: len(users) * width].reshape(len(users), width)
-        np.dot(users, items[part].T, out=tile)
+        np.matmul(users, items[part].T, out=tile, casting="same_kind")
         low, high = np.searchsorted(seen[1], (part.start, part.stop))
         tile[seen[0][low:high], seen[1][low:high] - part.start] = -np.inf
         if part.start == 0:

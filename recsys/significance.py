@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from extract.errors import InvalidData
 from recsys.metrics import Metrics
@@ -150,6 +149,8 @@ def lower_bounds(samples: Sequence[Values], *, confidence: float = 0.95) -> list
 
 
 def _lower_bound(values: Values, level: float) -> float:
+    from scipy.special import stdtrit
+
     count = len(values)
     if count < 2:
         return -np.inf

@@ -103,8 +103,10 @@ class SMORE(FeatureTower):
         total = bpr(margin(*(F.embedding(r, nodes) for r in rows)))
         total = total + self.settings.reg * half_squared_norm(nodes, torch.cat(rows), max(len(users), 1))
         for r in rows[:2]:
-            contrast = info_nce(F.embedding(r, side), F.embedding(r, chosen), self.settings.temperature)
-            total = total + self.settings.contrast * contrast
+            # The contrast compares all pairs of the batch, in which few users and items stand often.
+            own, counts = torch.unique(r, return_counts=True)
+            pair = F.embedding(own, side), F.embedding(own, chosen)
+            total = total + self.settings.contrast * info_nce(*pair, self.settings.temperature, counts)
         return total
 
     def views(self) -> list[Tensor]:

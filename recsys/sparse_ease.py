@@ -11,7 +11,6 @@ incomplete factorisation, for which SciPy has no routine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,16 @@ from scipy import sparse
 from extract.features import FeatureTable
 from recsys.interactions import Interactions
 from recsys.item_knn import nearest_by_choices
-from recsys.ranking import blocks, id_places
+from recsys.item_weights import ItemWeights
+from recsys.ranking import blocks
 from recsys.settings import SparseEaseConfig
 
 # Items solved together: they share one Gram matrix of all their neighbours.
 TOGETHER = 32
 
 
-class SparseEase:
-    """Item weights B, CSR [I, I] with at most k entries in a column."""
+class SparseEase(ItemWeights):
+    """Item weights B with at most k entries in a column."""
 
     def __init__(
         self,
@@ -38,11 +38,8 @@ class SparseEase:
         *,
         seed: int = 0,
     ) -> None:
+        super().__init__(train)
         self.config = config
-        self.axes = train.axes_hash()
-        self._matrix = train.matrix()
-        self._places = id_places(train.item_ids)
-        self._weights: Any = sparse.csr_array((train.n_items, train.n_items), dtype=np.float32)
 
     def solve(self) -> None:
         """Find each item's neighbours, then solve the items in blocks."""
@@ -54,7 +51,7 @@ class SparseEase:
             values[near.indptr[part.start] : near.indptr[part.stop]] = self._columns(columns, near, part)
         # Row j of `near` holds the items behind j, so B is its transpose.
         solved = sparse.csr_array((values, near.indices, near.indptr), shape=near.shape)
-        self._weights = sparse.csr_array(solved.T)
+        self.weights = sparse.csr_array(solved.T)
 
     def _columns(self, columns: sparse.csr_array, near: sparse.csr_array, part: slice) -> NDArray[np.float32]:
         """The weights of the edges of `near` in the rows of `part`, in their order."""
@@ -73,21 +70,3 @@ class SparseEase:
         solved = np.linalg.solve(system, target[:, :, None])[:, :, 0]
         weights: NDArray[np.float32] = solved[there].astype(np.float32)
         return weights
-
-    def sparse_scores(self, user_rows: NDArray[np.int32]) -> sparse.csr_array:
-        """X B, CSR [B, I]."""
-        return sparse.csr_array(self._matrix[user_rows] @ self._weights)
-
-    def score(self, user_rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """The same, dense [B, I]."""
-        return np.asarray(self.sparse_scores(user_rows).toarray(), dtype=np.float32)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """What `save_model` keeps."""
-        csr = self._weights
-        return {"indptr": csr.indptr, "indices": csr.indices, "data": csr.data}
-
-    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what `tensors` gave."""
-        parts = (tensors["data"], tensors["indices"], tensors["indptr"])
-        self._weights = sparse.csr_array(parts, shape=self._weights.shape)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from recsys.order import scores_of, sort_keys
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 @runtime_checkable

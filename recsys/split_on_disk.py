@@ -22,6 +22,9 @@ from recsys.split import (
     needs,
 )
 
+ROWS = 1 << 17
+"""Rows that leave the database at a time."""
+
 
 class SplitOnDisk:
     """Divides `kept` (user, item, n and of the columns t, l, w those in `extra`) of `n_items` items."""
@@ -79,13 +82,17 @@ class SplitOnDisk:
 
     def _hold_at_random(self, rows: str, config: SplitConfig) -> None:
         """The order that `recsys.split` draws: one permutation of the rows in the order of the file."""
-        self._db.do(f"CREATE TABLE ordered AS SELECT * FROM {rows} ORDER BY n")
-        size = self._db.one("SELECT count(*) FROM ordered")
-        keys = np.arange(size, dtype=np.int32)
-        np.random.default_rng(config.seed).shuffle(keys)
-        self._db.give("keys", pa.table({"key": keys}))
-        self._hold("(SELECT * FROM ordered POSITIONAL JOIN keys)", "key", config)
-        self._db.do("DROP TABLE ordered")
+        there = np.zeros(self._db.one("SELECT max(n) + 1 FROM kept"), dtype=np.bool_)
+        for batch in self._db.reader(f"SELECT n FROM {rows}", ROWS):
+            there[batch["n"].to_numpy()] = True
+        drawn = np.arange(np.count_nonzero(there), dtype=np.int32)
+        np.random.default_rng(config.seed).shuffle(drawn)
+        # By number, so that the rows need no sort of their own before that of each user's.
+        key_of = np.zeros(len(there), dtype=np.int32)
+        key_of[there] = drawn
+        del there, drawn
+        with self._db.function("key_of", lambda n: pa.array(key_of[n.to_numpy()]), "BIGINT", "INTEGER"):
+            self._hold(rows, "key_of(n)", config)
 
     def _hold(self, rows: str, order: str, config: SplitConfig) -> None:
         """Each user's rows in an order: first those of test, then of validation, then of train."""

@@ -18,7 +18,7 @@ from extract.features import FeatureTable
 from recsys.feature_settings import VBPRConfig
 from recsys.interactions import Interactions
 from recsys.losses import bpr, half_squared_norm, margin
-from recsys.modalities import FeatureTower
+from recsys.modalities import FeatureTower, projected_difference
 from recsys.two_tower import chosen_items
 
 
@@ -58,12 +58,12 @@ class VBPR(FeatureTower):
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """BPR and L2 of B triples of rows (int64 [B] each).
 
-        <theta_u, E f_i> - <theta_u, E f_j> = <theta_u, E (f_i - f_j)>: one projection of B rows.
+        <theta_u, E f_i> - <theta_u, E f_j> = <theta_u, E (f_i - f_j)>: one projection.
         """
         (values,) = self.inputs()
         user = F.embedding(users, self.users)
         ids = F.embedding(positives, self.items) - F.embedding(negatives, self.items)
-        content = F.linear(values[positives] - values[negatives], self.projection)
+        content = projected_difference(values, self.projection, positives, negatives)
         difference = torch.cat([ids, content], dim=1)
         ranking = bpr(margin(self._with_ones(user), difference, torch.zeros_like(difference)))
         batch = max(len(users), 1)

@@ -74,7 +74,7 @@ class HybridScorer:
     """A `HybridReranker` behind the same calls as `ListwiseScorer`."""
 
     def __init__(self, model: HybridReranker, encoder: PromptEncoder) -> None:
-        self.model = model
+        self.model, self.encoder = model, encoder
         self._text = ListwiseScorer(model.decoder, encoder)
 
     @property

@@ -32,15 +32,8 @@ class Cost:
     tokens: int = 0
 
 
-class Scorer(Protocol):
-    """What ranks lists: `ListwiseScorer` by words, `TokenScorer` by vectors."""
-
-    model: Any
-
-    @property
-    def device(self) -> Any:
-        """Where the model is."""
-        ...
+class Reader(Protocol):
+    """What reads lists: a scorer as it is, or `OneByOne`."""
 
     def words(self, text: str) -> list[int]:
         """Tokens of one item's text."""
@@ -50,19 +43,62 @@ class Scorer(Protocol):
         """One list as the model reads it, of a length in tokens; with an answer to learn from."""
         ...
 
-    def learn(self, prompts: Sequence[Any]) -> tuple[Any, Any, Any]:
-        """Scores [B, K] and mask [B, K] with gradients, and a language-model loss."""
-        ...
-
     def score(self, prompts: Sequence[Any], *, token_budget: int = 8192) -> list[NDArray[np.float32]]:
         """Each list's scores [K] in the order shown."""
         ...
 
 
+class Scorer(Reader, Protocol):
+    """What learns to rank lists: `ListwiseScorer` by words, `TokenScorer` by vectors."""
+
+    model: Any
+
+    @property
+    def device(self) -> Any:
+        """Where the model is."""
+        ...
+
+    def learn(self, prompts: Sequence[Any]) -> tuple[Any, Any, Any]:
+        """Scores [B, K] and mask [B, K] with gradients, and a language-model loss."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Singles:
+    """The prompts of one list's candidates, a prompt each."""
+
+    prompts: list[Any]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.prompts))
+
+
+class OneByOne:
+    """A scorer that is shown one candidate at a time: the same weights without the list around it."""
+
+    def __init__(self, scorer: Reader) -> None:
+        self._scorer = scorer
+
+    def words(self, text: str) -> list[int]:
+        """Tokens of one item's text."""
+        return self._scorer.words(text)
+
+    def prompt(self, entry: RankingList, words: Mapping[str, list[int]], answer: int = 0) -> Singles:
+        """A prompt for each candidate."""
+        alone = (taken(entry, np.array([place])) for place in range(len(entry.candidates)))
+        return Singles([self._scorer.prompt(one, words, answer) for one in alone])
+
+    def score(self, prompts: Sequence[Singles], *, token_budget: int = 8192) -> list[NDArray[np.float32]]:
+        """Each list's scores [K] in the order shown."""
+        found = self._scorer.score([one for own in prompts for one in own.prompts], token_budget=token_budget)
+        ends = np.cumsum([len(own.prompts) for own in prompts])
+        return np.split(np.concatenate([np.zeros(0, np.float32), *found]), ends)[:-1]
+
+
 class ItemWords(dict[str, list[int]]):
     """The tokens of each item's text, made once; an item without text has none."""
 
-    def __init__(self, scorer: Scorer, texts: Mapping[str, str]) -> None:
+    def __init__(self, scorer: Reader, texts: Mapping[str, str]) -> None:
         super().__init__()
         self._words, self._texts = scorer.words, texts
 
@@ -72,7 +108,7 @@ class ItemWords(dict[str, list[int]]):
 
 
 def score_lists(
-    scorer: Scorer, lists: Sequence[RankingList], texts: Mapping[str, str], *, permutations: int = 1,
+    scorer: Reader, lists: Sequence[RankingList], texts: Mapping[str, str], *, permutations: int = 1,
     token_budget: int = 8192, progress: Progress | None = None, cost: Cost | None = None,
 ) -> list[NDArray[np.float32]]:  # fmt: skip
     """Each list's scores [K] in the order its candidates arrived, not the order they were shown.
@@ -105,7 +141,7 @@ def score_lists(
 
 
 def rank_lists(
-    scorer: Scorer, lists: Sequence[RankingList], texts: Mapping[str, str],
+    scorer: Reader, lists: Sequence[RankingList], texts: Mapping[str, str],
     config: InferenceConfig = DEFAULT, *, progress: Progress | None = None, cost: Cost | None = None,
 ) -> list[NDArray[np.float32]]:  # fmt: skip
     """Scores [K] as `score_lists` gives them; lists longer than a window are ranked by sliding windows.
@@ -167,7 +203,7 @@ def _renumbered(part: RankingList) -> RankingList:
 
 
 def reorder(
-    scorer: Scorer, candidates: Candidates, lists: Sequence[RankingList], texts: Mapping[str, str], *,
+    scorer: Reader, candidates: Candidates, lists: Sequence[RankingList], texts: Mapping[str, str], *,
     name: str = "reranker", config: InferenceConfig = DEFAULT, progress: Progress | None = None,
     cost: Cost | None = None,
 ) -> Candidates:  # fmt: skip

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from extract.errors import InvalidData
+from extract.errors import InvalidData, MissingPrerequisite
+from extract.faults import describe
 from extract.prompts import control_tokens, plain
 from rerank.layouts import LAYOUTS, Layout
 
@@ -275,6 +276,11 @@ def _chat_frame(tokenizer: Any, layout: Layout) -> tuple[str, str]:
         # Templates that refuse a system turn raise jinja2's TemplateError through several wrappers.
         framed = ""
     if layout.system not in framed or _BODY not in framed:
-        framed = tokenizer.apply_chat_template([merged], **options)
+        try:
+            framed = tokenizer.apply_chat_template([merged], **options)
+        except Exception as error:
+            # The sandbox's refusal of a template that reaches for more than text is among them.
+            what = "the model's chat template cannot be filled in"
+            raise MissingPrerequisite("M303", what, why=describe(error)) from error
     before, _, after = framed.partition(_BODY)
     return before, after

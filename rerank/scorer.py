@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from extract.cpu_kernels import is_half
 from extract.embed import token_batches
 from extract.faults import describe
+from extract.inference import loading, refuse_lacking
 from rerank.lists import RankingList
 from rerank.packing import PackedDecoder
 from rerank.passes import Passes
@@ -209,18 +210,25 @@ def load_scorer(config: RerankConfig, *, max_candidates: int, adapter: Path | No
 
 
 def load_model(config: RerankConfig) -> tuple[Any, Any]:
-    """Tokenizer and causal model from a folder or the local cache; safetensors, no remote code or network."""
+    """Tokenizer and causal model from a folder or the local cache; safetensors, no remote code or network.
+
+    Raises:
+        MissingPrerequisite: M303, it cannot be loaded; M306, the checkpoint lacks weights.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = {"revision": config.revision, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False, **where)
-    model = AutoModelForCausalLM.from_pretrained(
-        config.model,
-        dtype=getattr(torch, config.dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-        **where,
-    )
+    where = {"revision": config.revision, "local_files_only": True, "trust_remote_code": False}
+    name = str(config.model)
+    with loading(name, "a causal language model"):
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **where,
+        )
+        refuse_lacking(name, found["missing_keys"])
     return tokenizer, model
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,20 +58,39 @@ def read_requests(path: Path) -> Results:
         try:
             row = json.loads(line)
             query = row["query"]
-            name = str(query["qid"] if isinstance(query, dict) else row.get("qid", number))
-            queries[name] = str(query["text"] if isinstance(query, dict) else query)
+            name = _name(query["qid"] if isinstance(query, dict) else row.get("qid", number))
+            queries[name] = query["text"] if isinstance(query, dict) else query
             entries = row["candidates"]
             found[name] = [
-                (str(entry["docid"]), float(entry.get("score", -n))) for n, entry in enumerate(entries)
+                (_name(entry["docid"]), float(entry.get("score", -n))) for n, entry in enumerate(entries)
             ]
-            texts |= {str(entry["docid"]): _text(entry.get("doc", entry)) for entry in entries}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            own = {_name(entry["docid"]): _text(entry.get("doc", entry)) for entry in entries}
+            texts |= own
+            _check([name, queries[name], *own, *own.values()], found[name])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidData(
                 "D220", "a line holds no query with candidates", where=f"{path}, line {number}",
                 why=f"{type(error).__name__}: {error}",
                 next_step='write {"query": {"qid": .., "text": ..}, "candidates": [{"docid": .., ..}]}',
             ) from error  # fmt: skip
     return Results(_candidates(found), queries, texts)
+
+
+def _name(value: object) -> str:
+    """An id as text; TypeError if it is neither a text nor a whole number, such as null."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError(f"{value!r} is no id")
+    return str(value)
+
+
+def _check(texts: Sequence[str], found: Sequence[tuple[str, float]]) -> None:
+    """Raise ValueError for texts that no file can hold, and for nameless or doubled candidates."""
+    "".join(texts).encode()
+    names = [name for name, _ in found]
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError("a candidate has no id, or the id of another one")
+    if not all(math.isfinite(score) for _, score in found):
+        raise ValueError("a score is no finite number")
 
 
 def read_run(run: Path, queries: Path, texts: Path) -> Results:
@@ -86,6 +107,8 @@ def read_run(run: Path, queries: Path, texts: Path) -> Results:
         fields = line.split()
         try:
             query, _, document, rank, score = fields[:5]
+            if not math.isfinite(float(score)):
+                raise ValueError(f"{score} is no score")
             rows.setdefault(query, []).append((-float(score), int(rank), document))
         except ValueError as error:
             raise InvalidData(
@@ -105,11 +128,22 @@ def read_run(run: Path, queries: Path, texts: Path) -> Results:
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Judgments: by query, a document's grade."""
+    """Judgments: by query, a document's grade.
+
+    Raises:
+        InvalidData: D225, a line is no judgment.
+        UnsafeInput: U102, the file cannot be read.
+    """
     found: dict[str, dict[str, int]] = {}
-    for line in text_lines(path):
-        query, _, document, grade = line.split()[:4]
-        found.setdefault(query, {})[document] = int(grade)
+    for number, line in enumerate(text_lines(path), start=1):
+        try:
+            query, _, document, grade = line.split()[:4]
+            found.setdefault(query, {})[document] = int(grade)
+        except ValueError as error:
+            raise InvalidData(
+                "D225", "not a line of judgments", where=f"{path}, line {number}", why=str(error),
+                next_step="write: query 0 document grade",
+            ) from error  # fmt: skip
     return found
 
 
@@ -147,12 +181,14 @@ def _table(path: Path) -> Iterator[tuple[str, str]]:
             try:
                 row = json.loads(line)
                 name = next(row[key] for key in IDS if key in row)
-            except (ValueError, StopIteration) as error:
+                text = _text(row)
+                f"{name}{text}".encode()
+            except (ValueError, StopIteration, RecursionError) as error:
                 raise InvalidData(
-                    "D222", "a line has no id", where=f"{path}, line {number}",
+                    "D222", "a line has no id, or is no JSON", where=f"{path}, line {number}",
                     why=f"looked for: {', '.join(IDS)}",
                 ) from error  # fmt: skip
-            yield str(name), _text(row)
+            yield str(name), text
         else:
             name, _, text = line.partition("\t")
             yield name, text
@@ -174,5 +210,5 @@ def text_lines(path: Path) -> Iterator[str]:
             for line in lines:
                 if line.strip():
                     yield str(line).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise UnsafeInput("U102", "a file cannot be read", where=str(path), why=str(error)) from error

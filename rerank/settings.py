@@ -139,6 +139,15 @@ class GateConfig(BaseModel):
     """Of them, how many are read again with histories, texts and features of others; 0: none."""
 
 
+class GuardConfig(BaseModel):
+    """Which words of an item's fields the model is shown, by what the catalogue's items hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    least_items: int = Field(default=2, ge=2)
+    """Items that must have a word in the same field, or it is left out; more than one seller can list."""
+
+
 class RerankConfig(BaseModel):
     """A listwise LLM reranker after FIRST (Reddy et al., EMNLP 2024), for recommendation."""
 
@@ -158,6 +167,8 @@ class RerankConfig(BaseModel):
     """Items of a person's history that are shown: the latest, or a seeded sample where there is no order."""
     item_tokens: int = Field(default=32, ge=1)
     """An item's text is cut to this many tokens."""
+    guard: GuardConfig | None = None
+    """Limits against texts that are written to be ranked first; null: none but cleaning and `item_tokens`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
     token: TokenConfig = TokenConfig()

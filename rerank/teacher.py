@@ -135,16 +135,20 @@ def _json_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _trec(path: Path) -> Iterator[tuple[str, list[str]]]:
-    rows: dict[str, list[tuple[float, int, str]]] = {}
+    rows: dict[str, dict[int, tuple[float, int, str]]] = {}
     for number, line in enumerate(text_lines(path), start=1):
         try:
             name, _, item, rank, score = line.split()[:5]
             if not math.isfinite(float(score)):
                 raise ValueError(f"{score} is no score")
-            rows.setdefault(name, []).append((-float(score), int(rank), item))
+            place = int(rank)
+            # Two orders of one id, one behind the other, would be interleaved by their scores.
+            if place in rows.setdefault(name, {}):
+                raise _twice(path, name, f"names rank {place} twice")
+            rows[name][place] = (-float(score), place, item)
         except ValueError as error:
             raise _no_order(
                 f"{path}, line {number}", str(error), "write: user Q0 item rank score tag"
             ) from error
     for name, group in rows.items():
-        yield name, [item for *_, item in sorted(group)]
+        yield name, [item for *_, item in sorted(group.values())]

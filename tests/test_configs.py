@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from catalograph.config import RunConfig, flatten
+from catalograph.config import RunConfig
 from catalograph.config_file import load_config
+from catalograph.config_keys import flatten
 from catalograph.demo import packaged_config
 from catalograph.filling import model_folder
 from extract.errors import ConfigError

@@ -32,6 +32,7 @@ from rerank.prompts import LAYOUTS
 from rerank.settings import (
     FineTuneConfig,
     GateConfig,
+    GuardConfig,
     InferenceConfig,
     LambdaMartConfig,
     LoraConfig,
@@ -62,6 +63,7 @@ KEYS: dict[str, type[BaseModel]] = {
     "`retrievers.NAME.train`": TrainConfig,
     "`candidates`": sections.CandidatesConfig,
     "`rerank`": RerankConfig,
+    "`rerank.guard`": GuardConfig,
     "`rerank.inference`": InferenceConfig,
     "`rerank.token`": TokenConfig,
     "`rerank.lambdamart`": LambdaMartConfig,

@@ -30,9 +30,14 @@ def line_chart(chart: Chart) -> Markup:
     def down(y: float) -> float:
         return _scale(y, y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
 
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(chart.title)}">'
-    ]
+    # What the eye takes from the lines, in words: where each starts and ends.
+    told = "; ".join(
+        f"{name} from {line[0][1]:.4g} at {line[0][0]:g} to {line[-1][1]:.4g} at {line[-1][0]:g}"
+        for name, line in series
+        if line
+    )
+    label = escape(f"{chart.title}, by {chart.x_label}: {told}")
+    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">']
     for tick in y_ticks:
         y = down(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')

@@ -75,6 +75,12 @@ class StageRow:
     n_quarantined: int | None = None
     note: str = ""
     """Such as ``reused``."""
+    peak_mib: float | None = None
+    """The most memory that the process had held when the stage was done, stages before it included."""
+    n_bytes: int | None = None
+    """Size of the results."""
+    tokens: int | None = None
+    """Tokens that a language model read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,8 @@ class ListedItem:
     """By source; the sources' own scales."""
     is_truth: bool = False
     """Whether this is what the user chose in the part that was held out."""
+    pulls: Mapping[str, float] = field(default_factory=dict)
+    """By source, what it adds to the fused score that decides the place; empty if another order does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,70 @@ class UserExample:
     """Empty where there is no reranker."""
     note: str = ""
     """Such as the rank of the held-out item before and after, or that it is not among the candidates."""
+    reason: str = ""
+    """Why this user is shown, such as ``drawn by lot``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One finding for a reader in a hurry."""
+
+    label: str
+    value: str
+    sentence: str
+    """What the value rests on: interval, users, what it is compared with."""
+    verdict: str = ""
+    """``better``, ``worse``, ``open``, or empty for what is no comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the held-out items of some users."""
+
+    name: str
+    users: int
+    share: float
+    """Of the users with a held-out item, 0 to 1."""
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class MissedItem:
+    """An item that people chose next without having been offered it."""
+
+    card: Card
+    wanted: int
+    """Users who chose it next."""
+    missed: int
+    """Those of them among whose candidates it is not."""
+    choices: int
+    """Choices before the test split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfalls:
+    """Where the lists fall short."""
+
+    outcomes: Sequence[Outcome]
+    missed: Sequence[MissedItem] = ()
+    cold_note: str = ""
+    """A sentence on items that nobody had chosen."""
+    weakest: MetricTable | None = None
+    """The groups with the lowest metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Values of several runs, one column each."""
+
+    caption: str
+    names: Sequence[str]
+    """The runs."""
+    rows: Mapping[str, Sequence[object]]
+    """By key one value per run; None where a run has none."""
+    note: str = ""
+    marked: bool = False
+    """Whether values unlike the first run's stand out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +207,11 @@ class ReportData:
     """The first line, for what a reader must know before any number."""
     notes: Sequence[str] = ()
     """Sentences on protocol and limits."""
+    headlines: Sequence[Headline] = ()
     metrics: Sequence[MetricTable] = ()
+    shortfalls: Shortfalls | None = None
+    differing: Sequence[SideBySide] = ()
+    """For a comparison of runs."""
     curves: Sequence[Chart] = ()
     users: Sequence[UserExample] = ()
     history_note: str = ""

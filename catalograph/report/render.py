@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from catalograph.report.charts import interval_mark, line_chart
-from catalograph.report.data import Interval, ListedItem, MetricTable, ReportData
+from catalograph.report.data import Interval, MetricTable, ReportData
+from catalograph.report.words import WORDS
 from extract.store import write_atomic
 
 if TYPE_CHECKING:
@@ -33,14 +34,7 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "duration": duration,
-        "picture": safe_picture,
-        "moved": moved,
-        "verdict": verdict,
-    }
+    environment.filters |= {"picture": safe_picture} | {word.__name__: word for word in WORDS}
     environment.globals |= {"line_chart": line_chart, "interval_mark": _mark}
     return environment.get_template("page.html.j2").render(report=data)
 
@@ -67,40 +61,6 @@ def safe_picture(uri: str | None) -> str | None:
         return None
     rest = uri[len(_PICTURE) :].rstrip("=")
     return uri if rest.isascii() and rest.replace("+", "").replace("/", "").isalnum() else None
-
-
-def number(value: float | int | None) -> str:
-    """A count with separators, a measure with four decimals, a dash where there is none."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign, four decimals."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:+.4f}".replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def moved(item: ListedItem) -> int:
-    """Places gained by reranking; 0 where there is nothing to compare with."""
-    return 0 if item.rank_before is None else item.rank_before - item.rank
-
-
-def verdict(difference: Interval) -> str:
-    """``better``, ``worse`` or ``open``: whether the interval of a difference excludes 0."""
-    if difference.low is not None and difference.low > 0:
-        return "better"
-    return "worse" if difference.high is not None and difference.high < 0 else "open"
 
 
 def _mark(value: Interval, table: MetricTable, column: str) -> Markup:

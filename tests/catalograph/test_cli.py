@@ -34,10 +34,14 @@ FLAGS = {
         "-v",
     },
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
+    "run": STAGE_FLAGS | {"--from"},
+    "refresh": STAGE_FLAGS | {"--from", "--store", "--full"},
+    "runs": set(),
     "extract": STAGE_FLAGS
     | {"--store", "--update", "--stage", "--shard", "--merge", "--ray", "--retry-bad", "--rehash"},
     "rerank": STAGE_FLAGS
-    | {"--requests", "--trec", "--queries", "--texts", "--model", "--adapter", "--qrels", "--out"},
+    | {"--requests", "--trec", "--queries", "--texts", "--model", "--adapter", "--qrels", "--out"}
+    | {"--store", "--shard", "--merge", "--ray"},
     "estimate": STAGE_FLAGS | {"--seconds", "--price"},
     "doctor": {"--run-dir", "--json"},
     "validate": {"--config", "-c", "--set", "-s", "--json"},
@@ -51,11 +55,10 @@ FLAGS = {
         "-o",
         "--sample",
         "--json",
-        "folder",
     },
     "schema": set(),
-    "push": {"what", "repo", "--run-dir", "--name", "-n", "--public", "--json"},
-    "pull": {"what", "repo", "--to", "--revision", "--json"},
+    "push": {"--run-dir", "--name", "-n", "--public", "--json"},
+    "pull": {"--to", "--revision", "--json"},
     "verify": {"--run-dir", "--store", "--json"},
     "hash": {"--run-dir", "--store", "--json"},
     "export": {
@@ -72,8 +75,19 @@ FLAGS = {
         "--name",
         "--json",
     },
-    "compare": {"--run-dir", "--list", "--against", "--against-list", "--json"},
+    "compare": {"--run-dir", "--list", "--against", "--against-list", "--page", "--json"},
     "newcomers": {"--run-dir", "--histories", "--out", "--json"},
+    "redteam": {
+        "--run-dir",
+        "--attacks",
+        "--lists",
+        "--judged",
+        "--least-items",
+        "--max-gain",
+        "--json",
+        "--verbose",
+        "-v",
+    },
     "tune": STAGE_FLAGS | {"--retriever", "-r"},
     "worth": STAGE_FLAGS | {"--work", "--price"},
     "probe": {
@@ -132,6 +146,7 @@ class Stages:
         stages: Sequence[str] | None,
         progress: object,
         extraction: object = None,
+        origin: object = None,
     ) -> Summary:
         self.calls.append((config, folder, stages))
         if isinstance(self.outcome, BaseException):
@@ -160,7 +175,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def flags() -> dict[str, set[str]]:
     commands: Mapping[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     return {
-        name: {o for p in command.params for o in p.opts} - {"--help", "-h"}
+        name: {o for p in command.params for o in p.opts if o.startswith("-")} - {"--help", "-h"}
         for name, command in commands.items()
     }
 
@@ -172,7 +187,8 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
         "demo init schema run extract estimate prepare train recommend finetune rerank evaluate report"
-        " export probe push pull compare newcomers tune worth doctor validate verify hash"
+        " export probe push pull refresh runs compare newcomers redteam tune worth"
+        " doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 
@@ -203,13 +219,14 @@ def test_wrong_usage_exits_2_and_keeps_stdout_clean(
     assert captured.out == "" and captured.err
 
 
-@pytest.mark.parametrize("verb", sorted(STAGE_VERBS))
+@pytest.mark.parametrize("verb", ["run", *sorted(STAGE_VERBS)])
 def test_a_verb_runs_its_stages(
     verb: str, stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([verb, "-c", "shop.yaml", "--set", "seed=4", "--run-dir", "out", "--json"]) == 0
     config, folder, asked = stages.calls[0]
-    assert config.seed == 4 and folder == Path("out") and asked == STAGE_VERBS[verb][0]
+    assert config.seed == 4 and folder == Path("out")
+    assert asked == (None if verb == "run" else STAGE_VERBS[verb][0])
     captured = capsys.readouterr()
     assert json.loads(captured.out)["metrics"]["popularity"]["ndcg@10"] == 0.5 and captured.err == ""
 
@@ -370,6 +387,99 @@ def test_validate_tells_missing_and_unreadable_files_together(
         and "data.pictures:" in error
         and "clicks.parquet" in error
     )
+
+
+def test_validate_names_every_file_that_a_section_points_to(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "items.json").write_text("[1, 2]\n")
+    sets = [
+        "data.catalog=items.json",
+        "rerank.model=m",
+        "rerank.finetune.teacher=t.trec",
+        "candidates.allow=no.xls",
+    ]
+    sets += ["features.words.vectors.path=v.parquet", "candidates.deny=gone.csv"]
+    assert main(["validate", "-c", "shop.yaml", *(part for one in sets for part in ("--set", one))]) == 4
+    error = capsys.readouterr().err
+    assert f"features.words.vectors: {shop / 'v.parquet'} does not exist" in error
+    assert f"rerank.finetune.teacher: {shop / 't.trec'} does not exist" in error
+    assert f"data.catalog: {shop / 'items.json'}: its first line is not a JSON object" in error
+    assert f"candidates.deny: {shop / 'gone.csv'}: does not exist" in error
+    assert f"candidates.allow: {shop / 'no.xls'}: not a .csv, .jsonl or .parquet file" in error
+
+
+def test_headers_are_read_from_every_kind_of_table(tmp_path: Path) -> None:
+    import gzip
+
+    from catalograph.validate import columns_of
+
+    (tmp_path / "a.tsv").write_text("one\ttwo, three\n")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"one": 1, "two": 2}\n'))
+    (tmp_path / "c.csv").write_text("\ufeffone,two\n", encoding="utf-8")
+    (tmp_path / "d.csv").write_text("")
+    found = [columns_of(tmp_path / name) for name in ("a.tsv", "b.jsonl.gz", "c.csv", "d.csv")]
+    assert found == [["one", "two, three"], ["one", "two"], ["one", "two"], []]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--requests", "r.jsonl"], "search needs --model"),
+        (["--requests", "r", "--trec", "t", "--model", "m"], "search needs --model"),
+        (["--trec", "t", "--model", "m"], "--trec needs --queries and --texts"),
+        (["--trec", "t", "--model", "m", "--queries", "q"], "--trec needs --queries and --texts"),
+    ],
+)
+def test_search_says_what_it_lacks(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rerank", *arguments]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_tune_tells_what_to_set(
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {
+        "pop": {"metric": "ndcg@20", "present": None, "best": 0.25, "tries": 3, "settings": {"params.k": 7}},
+        "knn": {"metric": "ndcg@20", "present": 0.125, "best": None, "tries": 0, "settings": {}},
+    }
+    monkeypatch.setattr("catalograph.tuning.tune", lambda *_: found)
+    assert main(["tune", "-c", "shop.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "pop: ndcg@20 none as configured, 0.2500 found in 3 tries",
+        "  --set retrievers.pop.params.k=7",
+        "knn: ndcg@20 0.1250 as configured, none found in 0 tries",
+    ]
+
+
+def test_worth_works_in_a_folder_of_its_own_and_prints_what_it_found(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float | None]] = []
+    printed: list[Any] = []
+    monkeypatch.setattr(
+        "catalograph.worth.worth",
+        lambda config, folder, price, _: asked.append((str(folder), price)) or "found",
+    )
+    monkeypatch.setattr("catalograph.console.print_worth", printed.append)
+    assert main(["worth", "-c", "shop.yaml", "--run-dir", "runs/mine", "--price", "2.5"]) == 0
+    assert asked == [("runs/worth-mine", 2.5)] and printed == ["found"]
+    assert (shop / "runs" / "worth-mine").is_dir()
+
+
+def test_search_prints_a_line_per_finding(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rerank.search.read_run", lambda *paths: [path.name for path in paths])
+    monkeypatch.setattr(
+        "catalograph.searching.rerank_results",
+        lambda results, settings, out, **more: {"queries": results, "model": settings.model, "out": str(out)},
+    )
+    run = ["--trec", "t", "--queries", "q", "--texts", "d", "--model", "m", "--out", "o.trec"]
+    assert main(["rerank", *run]) == 0
+    assert capsys.readouterr().out.splitlines() == ["queries: ['t', 'q', 'd']", "model: m", "out: o.trec"]
 
 
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:

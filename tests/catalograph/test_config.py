@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalograph.config import RunConfig, changed_keys, config_schema, flatten, redact, results_of
+from catalograph.config import RunConfig, changed_keys, config_schema
 from catalograph.config_file import load_config, override_config, parse_value
+from catalograph.config_keys import flatten, redact, results_of
 from extract.errors import ConfigError, UnsafeInput
 
 GOOD = """\

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalograph.cli import main
+from catalograph.side_by_side import compare_side_by_side, comparison_page
 from recsys import Candidates, Interactions, judge
 from recsys.beyond_accuracy import list_statistics
 from recsys.groups import activity, judged_by_group, warmth
@@ -275,3 +276,56 @@ def test_runs_of_several_seeds_are_compared_over_seeds_and_users(
     assert "80 users, 3 against 1 seeds" in capsys.readouterr().out
     assert main(["compare", *runs, "--against", str(world.root)]) == 3
     assert main(["compare", *runs, "--against", str(folders[0]), "--list", "unheard"]) == 5
+
+
+def test_runs_side_by_side_tell_paired_differences_and_the_settings_behind_them(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for name, k in (("narrow", 5), ("wide", 10)):
+        chosen = retrieval_only(world)
+        chosen["candidates"]["k"] = k
+        folders.append(world.run(name, verb="evaluate", **chosen).folder)
+    page = world.root / "pages" / "comparison.html"
+    capsys.readouterr()
+    assert main(["compare", *map(str, folders), "--page", str(page), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    one, two = (pq.read_table(f / "stages/80-evaluate/per_user.parquet") for f in folders)
+    gaps = two["retrieved/ndcg@5"].to_numpy() - one["retrieved/ndcg@5"].to_numpy()
+    row = found["runs"][1]["differences"]["ndcg@5"]
+    assert row["difference"] == pytest.approx(gaps.mean()) and row["low"] <= row["difference"] <= row["high"]
+    assert row["p"] <= row["p_holm"] <= 1 and "differences" not in found["runs"][0]
+    assert [(r["run"], r["list"]) for r in found["runs"]] == [
+        ("run-narrow", "retrieved"),
+        ("run-wide", "retrieved"),
+    ]
+    assert found["settings"]["candidates.k"] == [5, 10] and found["same_split"]
+    assert found["users"] == len(one) and found["environment"] == {}
+    text = page.read_text()
+    assert "<mark>10</mark>" in text and "run-wide over run-narrow" in text and "<script" not in text
+
+    assert main(["compare", *map(str, folders), "--list", "popularity"]) == 0
+    out = capsys.readouterr().out
+    assert "Paired differences" in out and "candidates.k: 5 | 10" in out
+    assert main(["compare", str(folders[0])]) == 5
+    assert main(["compare", *map(str, folders), "--list", "unheard"]) == 5
+    assert main(["compare", str(folders[0]), "--against", str(folders[1])]) == 2
+    assert main(["compare"]) == 2
+
+
+def test_users_that_one_run_lacks_are_left_out_and_another_split_is_told(world: World) -> None:
+    folders = []
+    for seed in (0, 1):
+        chosen = retrieval_only(world)
+        chosen["data"] = {**world.config()["data"], "split": {"method": "random", "seed": seed}}
+        folders.append(world.run(f"split-{seed}", verb="evaluate", **chosen).folder)
+    path = folders[1] / "stages/80-evaluate/per_user.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(3), path)
+    found = compare_side_by_side(folders)
+    users = [set(pq.read_table(f / path.relative_to(folders[1]))["user_id"].to_pylist()) for f in folders]
+    assert found["users"] == len(users[0] & users[1]) < len(users[0])
+    assert not found["same_split"] and found["settings"]["data.split.seed"] == [0, 1]
+    shown = comparison_page(found)
+    assert shown.notice.startswith("These runs hold out different choices")
+    assert any("The others are left out" in note for note in shown.notes)

@@ -44,7 +44,8 @@ def test_a_gate_that_is_open_delivers_the_reranked_lists_and_one_that_is_closed_
     assert "The gate: ndcg@20" in (run.folder / "report" / "index.html").read_text()
     parts = {row["part"]: row for row in found["diagnosis"]["gain_parts"]["parts"]}
     assert list(parts) == [
-        "fusion", "reranker beyond fusion", "of others: histories", "of others: vectors of title"
+        "fusion", "reranker beyond fusion", "list context", "of others: histories",
+        "of others: vectors of title",
     ]  # fmt: skip
     assert all(row["low"] <= row["gain"] <= row["high"] for row in parts.values())
     assert parts["of others: vectors of title"]["low"] < parts["of others: vectors of title"]["high"]
@@ -84,7 +85,7 @@ def test_without_a_gate_nothing_of_it_is_written(world: World) -> None:
     on = world.run("on", "--json", rerank=world.config()["rerank"])
     read = json.loads((on.folder / "stages/60-finetune/gain_parts.json").read_text())["parts"]
     assert [row["part"] for row in read][2:] == [
-        "of others: histories", "of others: texts", "of others: captions"
+        "list context", "of others: histories", "of others: texts", "of others: captions"
     ]  # fmt: skip
     for name in ("reranked", "llm_only", "fused_without_llm"):
         path = f"stages/70-rerank/{name}.parquet"

@@ -283,6 +283,21 @@ def test_the_report_shows_captions_lists_and_what_moved(finished: Finished) -> N
     assert set(LISTS) <= set(page.words)
 
 
+def test_the_report_says_what_became_of_every_user_why_items_moved_and_where_it_comes_from(
+    finished: Finished,
+) -> None:
+    page = Page((finished.run.folder / "report" / "index.html").read_text())
+    words = " ".join(page.words)
+    users = json.loads(finished.run.out)["evaluation"]["users"]
+    ends = (r"among the first \d+", r"at places \d+ to \d+", r"not among the \d+ candidates")
+    counts = [re.search(rf"{end} (\d+) [\d.]+\s?%", words) for end in ends]
+    assert all(counts) and sum(int(found[1]) for found in counts if found) == users
+    assert "Delivered lists, ndcg@" in words and "Reranking over the retrieved order" in words
+    assert all(f"results of {stage}" in page.words for stage in NINE[:-1])
+    assert {"captioner", "language model", "input interactions.parquet"} <= set(page.words)
+    assert "torch 2." in words
+
+
 # The same run again, elsewhere, and otherwise
 
 

@@ -117,6 +117,17 @@ def test_a_decoder_killed_for_no_fault_of_the_picture_is_replaced(monkeypatch, t
         assert pool.submit(picture_bytes(1)).result(timeout=60).size == (24, 24)
 
 
+def test_a_decoder_that_was_stopped_costs_its_time_and_no_picture(monkeypatch, picture_bytes):
+    monkeypatch.setattr(decoding, "WALL_SPARE", 0.5)
+    monkeypatch.setattr(decoding, "WALL_PER_CPU", 1)
+    with DecoderPool(LIMITS, processes=1) as pool:
+        pool.submit(picture_bytes(1)).result(timeout=60)
+        [pid] = alive(pool)
+        os.kill(pid, signal.SIGSTOP)
+        assert pool.submit(picture_bytes(2)).result(timeout=60).size == (24, 24)
+        assert pid not in alive(pool)
+
+
 def test_decoders_come_from_a_new_process_when_theirs_was_killed(picture_bytes):
     with DecoderPool(LIMITS, processes=1) as pool:
         pool.submit(picture_bytes(1)).result(timeout=60)

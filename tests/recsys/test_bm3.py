@@ -52,6 +52,13 @@ def test_the_loss_equals_the_plain_equation(ring: Interactions, pairs: Tables) -
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_batch_of_more_pairs_than_items_has_the_same_loss(ring: Interactions, pairs: Tables) -> None:
+    model = BM3(BM3Config(embedding_size=4, dropout=0.0), ring, pairs)
+    users, items = torch.tensor([0, 2]), torch.tensor([1, 3])
+    many = model.loss(users.repeat(3), items.repeat(3), items)
+    assert many.item() == pytest.approx(model.loss(users, items, items).item(), rel=1e-5)
+
+
 def test_negatives_are_not_read_and_targets_get_no_gradient(ring: Interactions, pairs: Tables) -> None:
     losses = []
     for negative in (0, 3):

@@ -86,10 +86,37 @@ def test_conditional_metrics_count_only_truths_that_can_be_reached() -> None:
     assert evaluate(lists, truth, [2]).mean()["recall@2"] == 0.25
 
 
+def test_what_can_be_reached_keeps_the_axis_and_the_lists() -> None:
+    truth = interactions_from("uuv", "acd", "abcd")
+    whole = judge(listed({"u": ["b", "a"], "v": ["a", "b"]}, 2), truth)
+    found = whole.reachable()
+    assert found.user_ids.tolist() == ["u"] and found.items.tolist() == [[1, 0]]
+    # d, the last item, is nobody's truth any more, and the axis still has it.
+    assert found.truth.shape == (1, 4) and found.truth.toarray().tolist() == [[1, 0, 0, 0]]
+    assert found.truth.dtype == np.float32 and found.hits.tolist() == [[False, True]]
+
+
+def test_a_user_whom_the_truth_lists_without_a_choice_is_left_out() -> None:
+    truth = interactions_from("uv", "ab", "ab").take(np.array([True, False]))
+    assert truth.n_users == 2
+    assert judge(listed({"u": ["a"], "v": ["b"]}, 1), truth).user_ids.tolist() == ["u"]
+
+
+def test_a_truth_without_users_judges_nobody() -> None:
+    judged = judge(listed({"u": ["a", "b"]}, 2), interactions_from("", "", "ab"))
+    assert judged.user_ids.tolist() == [] and judged.items.shape == (0, 2) and judged.truth.shape == (0, 2)
+
+
+def test_mrr_and_hit_of_lists_without_places_are_nothing() -> None:
+    got = evaluate(listed({"u": [], "v": []}, 0), interactions_from("uv", "ab", "ab"), [3])
+    assert got.per_user["mrr@3"].tolist() == got.per_user["hit@3"].tolist() == [0.0, 0.0]
+
+
 def test_no_common_user_is_an_error() -> None:
     with pytest.raises(InvalidData) as caught:
         evaluate(listed({"nobody": ["a"]}, 1), interactions_from("u", "a", "a"), [1])
-    assert caught.value.code == "D211"
+    assert caught.value.code == "D211" and caught.value.what == "no user of the lists has a truth"
+    assert caught.value.next_step == "check that lists and truth use the same user and item ids"
 
 
 @settings(max_examples=60, deadline=None)

@@ -28,7 +28,7 @@ def test_one_item_behind_each_worked_by_hand(ring: Interactions) -> None:
 
 
 def test_each_column_is_the_ridge_regression_on_its_support(checkerboard: Interactions) -> None:
-    weights = solved(checkerboard, l2=1.5, neighbours=4)._weights.toarray()
+    weights = solved(checkerboard, l2=1.5, neighbours=4).weights.toarray()
     x = checkerboard.matrix().toarray().astype(np.float64)
     for item in range(18):
         behind = np.flatnonzero(weights[:, item])

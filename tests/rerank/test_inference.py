@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from recsys.candidates import Candidates
-from rerank.inference import held_within, limited, ordered_by, rank_lists, reorder, score_lists
+from rerank.inference import OneByOne, held_within, limited, ordered_by, rank_lists, reorder, score_lists
 from rerank.lists import RankingList, in_one_window, ranking_lists
 from rerank.settings import InferenceConfig
 
@@ -23,7 +23,7 @@ class Known:
     def words(self, text):
         return [int(text)]
 
-    def prompt(self, entry, words):
+    def prompt(self, entry, words, answer=0):
         self.shown.append(entry.candidates)
         return [words[item][0] for item in entry.candidates]
 
@@ -68,6 +68,14 @@ def test_windows_give_a_permutation_and_the_best_item_first(count, window, seed,
     found = rank_lists(Known(), [entry_of(count, seed=seed)], texts, config)[0]
     assert sorted(best_first(found)) == list(range(count))
     assert best_first(found)[0] == int(np.argmax(values))
+
+
+def test_a_candidate_that_is_read_alone_owes_nothing_to_its_place():
+    texts = {f"i{n}": str(v) for n, v in enumerate((3, 1, 4, 1, 5))}
+    lists = [entry_of(5, seed=1), entry_of(0), entry_of(2)]
+    together, alone = (score_lists(s, lists, texts) for s in (Known(0.5), OneByOne(Known(0.5))))
+    assert [row.tolist() for row in alone] == [[3, 1, 4, 1, 5], [], [3, 1]]
+    assert together[0].tolist() != alone[0].tolist()
 
 
 def test_permutations_average_out_what_a_place_adds():

@@ -277,3 +277,65 @@ def test_raising_a_relevant_score_never_raises_the_loss(loss, rows):
     raised = scores.clone()
     raised[0, 0] += 1
     assert loss(raised, relevance, mask) <= loss(scores, relevance, mask) + 1e-6
+
+
+UNLIKE = (
+    ([1.0, 2.0, 0.5, -1.0], [0.0, 1.0, 0.0, 0.0], [True, True, True, True]),
+    ([0.0, -3.0, 4.0, 2.0], [2.0, 1.0, 0.0, 0.0], [True, True, True, False]),
+    ([0.5, 0.25, 1.0, 9.0], [0.0, 2.0, 1.0, 3.0], [True, True, True, False]),
+    ([3.0, 1.0, 7.0, 1.0], [1.0, 0.0, 0.0, 0.0], [True, False, False, False]),
+)
+"""Scores, relevance and mask of lists that differ in all three; the last has one candidate only."""
+
+
+@EXACT
+def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_lists(loss):
+    alone = [loss(*(torch.tensor([part]) for part in one)).item() for one in UNLIKE]
+    batch = loss(*(torch.tensor(parts) for parts in zip(*UNLIKE, strict=True)))
+    assert alone[-1] == 0 and len(set(alone)) == 4
+    assert batch.item() == pytest.approx(sum(alone) / 3, rel=1e-5)
+
+
+def test_a_list_of_one_candidate_does_not_dilute_listnet():
+    # Its own loss is 0, so counting it would halve the other's.
+    scores, relevance = torch.tensor([[1.0, 2.0], [5.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    value = listnet(scores, relevance, torch.tensor([[True, True], [True, False]]))
+    assert value.item() == pytest.approx(softplus(1.0))
+
+
+def test_lambdarank_weighs_a_graded_pair_by_the_difference_of_its_gains():
+    # Gains 3 and 1 in the right order, best DCG 3 + 1 / log2(3): their pair weighs 2, those with 0 3 and 1.
+    d = [1.0, 1 / math.log2(3), 0.5]
+    pairs = 2 * (d[0] - d[1]) * softplus(-1.0) + 3 * (d[0] - d[2]) * softplus(-3.0)
+    pairs += 1 * (d[1] - d[2]) * softplus(-2.0)
+    value = lambdarank(torch.tensor([[3.0, 2.0, 0.0]]), torch.tensor([[2.0, 1.0, 0.0]]), ONES3, mu=0.0)
+    assert value.item() == pytest.approx(pairs / (3 + 1 / math.log2(3)))
+
+
+def test_the_scale_of_relevance_does_not_matter_to_listnet_nor_does_a_best_dcg_below_one_to_ndcg():
+    scores, relevance = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[0.2, 0.1, 0.0]])
+    assert listnet(scores, relevance, ONES3).item() == pytest.approx(
+        listnet(scores, 10 * relevance, ONES3).item()
+    )
+    gains = [2**0.2 - 1, 2**0.1 - 1]
+    dcg, best = gains[1] + gains[0] / math.log2(3), gains[0] + gains[1] / math.log2(3)
+    value = approx_ndcg(scores, relevance, ONES3, temperature=0.01)
+    assert value.item() == pytest.approx(1 - dcg / best, abs=1e-5)
+
+
+def test_the_defaults_are_a_mu_of_ten_and_a_temperature_of_a_half():
+    scores, relevance = torch.tensor([[0.0, 1.0, -1.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    assert torch.equal(lambdarank(scores, relevance, ONES3), lambdarank(scores, relevance, ONES3, mu=10.0))
+    sharp = approx_ndcg(scores, relevance, ONES3, temperature=0.5)
+    assert torch.equal(approx_ndcg(scores, relevance, ONES3), sharp)
+
+
+def test_two_samples_are_enough_and_a_generator_decides_them():
+    scores, relevance = torch.zeros(3, 8), torch.eye(3, 8)
+    mask = torch.ones(3, 8, dtype=torch.bool)
+
+    def drawn(seed: int) -> float:
+        own = torch.Generator().manual_seed(seed)
+        return policy_gradient(scores, relevance, mask, samples=2, generator=own).item()
+
+    assert drawn(1) == drawn(1) != drawn(2)

@@ -1,0 +1,262 @@
+"""`refresh` and `run --from`: what of an earlier run still holds, through the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from catalograph import refreshed_reading
+from recsys.candidates import Candidates
+from recsys.interactions import Interactions
+
+if TYPE_CHECKING:
+    from conftest import Run, World
+
+NEW = "brand-new"
+
+
+def settings(world: World, **candidates: Any) -> dict[str, Any]:
+    """A run with one retriever of each frozen form."""
+    config = world.config()
+    names = ("item_knn", "popularity")
+    return {
+        "retrievers": {
+            "content": {"model": "content_search", "features": ["title", "caption"]},
+            "als": {"model": "als", "params": {"embedding_size": 4, "iterations": 3}},
+            **{name: {"model": name} for name in names},
+        },
+        "candidates": {"k": 10, "order_by": "content", "sources": ["content", "als", *names], **candidates},
+        "evaluate": {"ks": [10], "bootstrap": 200},
+        "rerank": config["rerank"],
+    }
+
+
+def refresh(world: World, name: str, come_from: Path, *arguments: str, code: int = 0) -> Run:
+    run = world.again(
+        "base", "--from", str(come_from), "--json", *arguments, verb="refresh", folder=world.root / name
+    )
+    assert run.code == code, run.err
+    return run
+
+
+def anew(run: Run) -> dict[str, int]:
+    return {name: row["anew"] for name, row in json.loads(run.out)["stages"].items() if "anew" in row}
+
+
+def lists(run: Run, name: str = "50-recommend/test") -> dict[str, list[str]]:
+    found = Candidates.from_parquet(run.folder / f"stages/{name}.parquet")
+    return {user: [i for i in row if i] for user, row in zip(found.user_ids.tolist(), found.items.tolist())}
+
+
+class Nights:
+    """A world whose catalogue and choices change."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.catalog, self.choices = world.data / "catalog.parquet", world.data / "interactions.parquet"
+
+    def edit(self, path: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+        table = pq.read_table(path)
+        pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), path)
+
+    def one_item_renamed_one_new_one_gone(self) -> tuple[str, str]:
+        """The ids of the renamed one and of the one that left."""
+        rows = pq.read_table(self.catalog).to_pylist()
+        renamed, gone = rows[3]["product"], rows[7]["product"]
+        extra = {**rows[3], "product": NEW, "name": "a thing that nobody has seen"}
+        rows[3]["name"] = "renamed altogether"
+        self.edit(self.catalog, lambda _: [extra, *(row for row in rows if row["product"] != gone)])
+        return str(renamed), str(gone)
+
+    def chooses(self, person: str, item: str) -> None:
+        self.edit(
+            self.choices,
+            lambda rows: [*rows, {**rows[-1], "person": person, "product": item, "time": 10**9}],
+        )
+
+
+@pytest.fixture(scope="module")
+def base(
+    tmp_path_factory: pytest.TempPathFactory, make_world: Callable[[Path], World]
+) -> tuple[World, Run, Run]:
+    """A run, and the first refresh from it, on the data of the same day."""
+    world = make_world(tmp_path_factory.mktemp("refresh"))
+    run = world.run("base", "--json", **settings(world))
+    assert run.code == 0, run.err
+    return world, run, refresh(world, "first", run.folder)
+
+
+@pytest.fixture
+def nights(base: tuple[World, Run, Run], tmp_path: Path) -> Any:
+    """The data of that day, put back afterwards."""
+    found = Nights(base[0])
+    kept = {path: path.read_bytes() for path in (found.catalog, found.choices)}
+    yield found
+    for path, data in kept.items():
+        path.write_bytes(data)
+
+
+def test_the_first_refresh_gives_the_lists_of_its_run(base: tuple[World, Run, Run]) -> None:
+    _, run, first = base
+    assert lists(first) == lists(run)
+    people = len(lists(run))
+    assert anew(first) == {"recommend": people, "rerank": people}
+    for part in ("train", "valid", "test"):
+        ours, theirs = (
+            Interactions.load(r.folder / f"stages/10-prepare/{part}.parquet") for r in (first, run)
+        )
+        assert sorted(zip(ours.user_rows, ours.item_rows)) == sorted(zip(theirs.user_rows, theirs.item_rows))
+
+
+def test_a_quiet_night_reuses_every_stage(base: tuple[World, Run, Run]) -> None:
+    world, _, first = base
+    quiet = refresh(world, "quiet", first.folder)
+    assert world.hash_of(quiet.folder) == world.hash_of(first.folder)
+    rows = json.loads(quiet.out)["stages"]
+    assert {name for name, row in rows.items() if row.get("from") == str(first.folder)} >= {
+        "caption", "embed", "recommend", "rerank",
+    }  # fmt: skip
+
+
+def test_a_night_of_changes_equals_doing_everything_anew(
+    base: tuple[World, Run, Run], nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, _, first = base
+    renamed, gone = nights.one_item_renamed_one_new_one_gone()
+    person = next(user for user in lists(first) if renamed not in lists(first)[user])
+    nights.chooses(person, renamed)
+    nights.chooses("somebody new", NEW)
+    partly = refresh(world, "partly", first.folder)
+    fully = refresh(world, "fully", first.folder, "--full")
+    assert world.hash_of(partly.folder) == world.hash_of(fully.folder)
+    now, people = lists(partly), len(lists(first))
+    assert anew(fully) == {"recommend": people + 1, "rerank": people + 1}
+    # Of the candidates: only who chose, and who had chosen an item that changed or left.
+    assert 2 <= anew(partly)["recommend"] < people
+    assert anew(partly)["rerank"] <= people
+    assert gone not in {item for items in now.values() for item in items}
+    assert NEW in {item for items in now.values() for item in items}
+    assert renamed not in now[person]
+    assert NEW not in now["somebody new"]
+    # And the same again from the fully made one: its kept lists are as good.
+    nights.chooses(person, NEW)
+    one, other = (refresh(world, f"after-{r.folder.name}", r.folder) for r in (partly, fully))
+    assert world.hash_of(one.folder) == world.hash_of(other.folder)
+    assert anew(one)["recommend"] == 1
+    assert json.loads((one.folder / "stages/10-prepare/gone.json").read_text()) == [gone]
+    assert NEW not in lists(one)[person]
+
+
+def test_the_language_model_reads_only_prompts_that_changed(
+    base: tuple[World, Run, Run], nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, _, first = base
+    read: list[str] = []
+    original = refreshed_reading.rank_lists
+
+    def watched(scorer: Any, entries: Any, *rest: Any, **more: Any) -> Any:
+        read.extend(entry.user_id for entry in entries)
+        return original(scorer, entries, *rest, **more)
+
+    monkeypatch.setattr(refreshed_reading, "rank_lists", watched)
+    before = lists(first)
+    person = next(iter(before))
+    nights.chooses(person, before[person][0])
+    after = lists(refresh(world, "one-choice", first.folder))
+    assert read == [person]
+    assert {user for user in before if before[user] != after[user]} == {person}
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [
+        {"order_by": "merged"},
+        {"order_by": "als"},
+        {"order_by": "item_knn", "deny": "deny.csv"},
+        {"order_by": "content", "cap_by": "product", "cap": 1},
+    ],
+    ids=lambda chosen: "-".join(map(str, chosen.values())),
+)
+def test_every_kind_of_order_is_refreshed_exactly(
+    base: tuple[World, Run, Run], nights: Nights, candidates: dict[str, Any]
+) -> None:
+    world, run, _ = base
+    name = f"order-{'-'.join(map(str, candidates.values()))}"
+    changed = {**settings(world, **candidates), "rerank": None}
+    config = world.config(**changed)
+    config["data"]["catalog_columns"]["attributes"] = ["product"]
+    (world.data / "deny.csv").write_text("item_id\n" + lists(run)[next(iter(lists(run)))][0] + "\n")
+    (world.root / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    began = world.again(name, "--from", str(run.folder))
+    assert began.code == 0, began.err
+
+    def again(folder: str, come_from: Path, *arguments: str) -> Run:
+        made = world.again(
+            name, "--from", str(come_from), "--json", *arguments, verb="refresh", folder=world.root / folder
+        )
+        assert made.code == 0, made.err
+        return made
+
+    first = again(f"{name}-first", began.folder)
+    assert lists(first).keys() == lists(began).keys()
+    nights.one_item_renamed_one_new_one_gone()
+    nights.chooses(next(iter(lists(first))), NEW)
+    partly, fully = (
+        again(f"{name}-{n}", first.folder, *flags) for n, flags in (("a", ()), ("b", ("--full",)))
+    )
+    assert world.hash_of(partly.folder) == world.hash_of(fully.folder)
+
+
+def test_a_run_from_another_reuses_what_still_holds_and_names_it(base: tuple[World, Run, Run]) -> None:
+    world, run, _ = base
+    other = world.root / "other.yaml"
+    other.write_text((world.root / "base.yaml").read_text())
+    wider = world.again("other", "--from", str(run.folder), "--set", "candidates.k=12", "--json")
+    assert wider.code == 0, wider.err
+    rows = json.loads(wider.out)["stages"]
+    held = {name for name, row in rows.items() if row.get("from") == str(run.folder)}
+    assert held == {"prepare", "caption", "embed", "train"}
+    alone = world.again("other", "--set", "candidates.k=12", folder=world.root / "alone")
+    assert world.hash_of(wider.folder) == world.hash_of(alone.folder)
+    told = world.again(
+        "other", "--set", "candidates.k=12", "--from", str(run.folder), folder=world.root / "told"
+    )
+    assert f"from {run.folder}" in told.out or told.code == 0
+
+
+def test_a_damaged_stage_is_not_taken_over(base: tuple[World, Run, Run], tmp_path: Path) -> None:
+    import shutil
+
+    world, run, _ = base
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(run.folder, spoilt)
+    path = spoilt / "stages/30-embed/title.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    again = world.again("base", "--from", str(spoilt), "--json", folder=tmp_path / "again")
+    assert again.code == 0, again.err
+    rows = json.loads(again.out)["stages"]
+    assert "from" not in rows["embed"] and "from" in rows["caption"]
+    assert world.hash_of(again.folder) == world.hash_of(run.folder)
+
+
+def test_a_refresh_refuses_other_settings_other_verbs_and_its_own_folder(
+    base: tuple[World, Run, Run],
+) -> None:
+    world, run, first = base
+    other = refresh(world, "refused", run.folder, "--set", "candidates.k=7", code=10)
+    assert json.loads(other.out)["error"]["code"] == "R109"
+    assert "candidates.k" in other.err
+    evaluated = world.again("base", "--json", verb="evaluate", folder=first.folder)
+    assert json.loads(evaluated.out)["error"]["code"] == "R110"
+    assert world.again("base", "--from", str(run.folder), verb="refresh", folder=run.folder).code == 2
+    forms = refresh(world, "forms", run.folder, "--set", "rerank.lambdamart={}", code=10)
+    assert json.loads(forms.out)["error"]["code"] == "R109"
