@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from ablation_cases import Bench, Case, Trial, films_or_baby, shop
-from ablation_trials import FORMS, growing_skips, taught_by, trials
+from ablation_trials import FORMS, given, growing_skips, taught_by, trials
 from uplift import UNFINISHED, Pause, difference
 
 from rerank.inference import ordered_by
@@ -130,9 +130,10 @@ def tried(args: argparse.Namespace, case: Case, stop: float) -> dict[str, tuple[
     if args.form != "token" or not args.teacher:
         return named
     student, start = Bench(taught_by(Bench(case, stop), args.teacher), stop), FORMS["token"]
-    for loss in ("listnet", "ranknet", "listmle"):
+    for loss in ("listnet", "ranknet"):
         named[f"taught, {loss}"] = student, Trial({**start, "finetune.loss": loss})
-    return named | {"taught, ranklist": (student, Trial(start, prepare=growing_skips))}
+    prepared = {"listmle": given("listmle"), "ranklist": growing_skips}
+    return named | {f"taught, {n}": (student, Trial(start, prepare=p)) for n, p in prepared.items()}
 
 
 def means(rows: Mapping[str, list[np.ndarray]]) -> dict[str, float]:

@@ -29,12 +29,15 @@ from rerank.fusion import fit_fusion, fused
 from rerank.hybrid import build_hybrid_scorer
 from rerank.inference import Scorer, ordered_by, rank_lists
 from rerank.lists import RankingList
+from rerank.losses import LOSSES, RankingLoss
 from rerank.scorer import load_scorer, with_lora
 from rerank.settings import RerankConfig
 from rerank.token import build_token_scorer, load_trained, save_trained
 from rerank.train import fine_tune, ndcg_of
 
 Scores = list[np.ndarray]
+Prepare = Callable[[Any, int], RankingLoss]
+"""A loss, given the scorer and how many lists training will see."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ class Trial:
     Attributes:
         changes: by dotted key of the section `rerank`.
         tweak: changes a scorer before it is trained.
-        prepare: changes a scorer and the loss, told the lists that training will see.
+        prepare: gives a loss that the settings do not know, told how many lists training will see.
         reads: name of a trained trial whose weights are read in another way, by `changes` of `inference`.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     tweak: Callable[[Any], None] | None = None
-    prepare: Callable[[Any, int], None] | None = None
+    prepare: Prepare | None = None
     reads: str | None = None
 
 
@@ -149,17 +152,17 @@ class Bench:
         scorer = built(settings, case)
         if trial.tweak is not None:
             trial.tweak(scorer.model)
+        tuning = settings.finetune
         if trial.prepare is not None:
-            trial.prepare(scorer, settings.finetune.epochs * len(case.lists))
+            LOSSES["tried"] = trial.prepare(scorer, tuning.epochs * len(case.lists))
+            tuning = tuning.model_copy(update={"loss": "tried"})
         stem = f"{case.tag}{name}-{case.seed}"
         path = case.folder / f"{stem}.safetensors"
         if not path.is_file():
             self.check()
             note(f"{case.folder.name} {case.seed} {name}: {len(case.lists)} lists")
-            started, tuning = time.monotonic(), settings.finetune
-            if trial.prepare is not None:
-                tuning = tuning.model_copy(update={"loss": "weighted"})
-            # A prepared loss counts what it has seen, which no checkpoint holds: it is trained in one go.
+            started = time.monotonic()
+            # Such a loss may count what it has seen, which no checkpoint holds: it is trained in one go.
             kept = trial.prepare is None
             history = fine_tune(
                 scorer, case.lists, case.valid, case.texts, tuning, seed=case.seed,

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation_cases import Bench, Case, Trial
+from ablation_cases import Bench, Case, Prepare, Trial
+from ablation_losses import TRIED
 from scipy.special import softmax
 from torch.nn.functional import softplus
 
 from rerank.inference import rank_lists
 from rerank.lists import RankingList
-from rerank.losses import LOSSES, listnet
+from rerank.losses import LOSSES, RankingLoss, listnet
 from rerank.teacher import taught
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -61,10 +62,12 @@ def numbers_alone(model: Any) -> None:
         parameter.requires_grad_(False)
 
 
-def by_list(weigh: Callable[[np.ndarray, Sequence[RankingList], float], np.ndarray]) -> Callable[..., Any]:
+def by_list(
+    weigh: Callable[[np.ndarray, Sequence[RankingList], float], np.ndarray],
+) -> Callable[[Any, int], RankingLoss]:
     """ListNet with a weight for each list of a pass: `weigh(losses, lists, share of training done)`."""
 
-    def prepared(scorer: Any, steps: int) -> None:
+    def prepared(scorer: Any, steps: int) -> RankingLoss:
         shown, passes = remembered(scorer), [0]
 
         def loss(scores: Any, relevance: Any, mask: Any) -> Any:
@@ -76,7 +79,7 @@ def by_list(weigh: Callable[[np.ndarray, Sequence[RankingList], float], np.ndarr
             weight = weigh(losses.detach().numpy(), shown, passes[0] / steps)
             return (losses * torch.from_numpy(weight).float()).mean()
 
-        LOSSES["weighted"] = loss
+        return loss
 
     return prepared
 
@@ -114,7 +117,12 @@ def linupper(losses: np.ndarray, lists: Sequence[RankingList], done: float) -> n
     return len(losses) * softmax(np.minimum(h + 1, 1) / 100 ** (1 - min(done, 1)))
 
 
-def growing_skips(scorer: Any, steps: int) -> None:
+def given(name: str) -> Prepare:
+    """A loss of `ablation_losses`."""
+    return lambda scorer, steps: TRIED[name]
+
+
+def growing_skips(scorer: Any, steps: int) -> RankingLoss:
     """After RankList's abstract (arXiv 2508.09826): the order to learn is cut into pairs s ranks apart.
 
     Mean over s = 1..S of softplus(logsumexp over the pairs of s_(i+s) - s_i), the log-sum-exp a soft maximum
@@ -138,7 +146,7 @@ def growing_skips(scorer: Any, steps: int) -> None:
         counts = pair.any(1)
         return (softplus(worst) * counts).sum() / counts.sum().clamp(min=1)
 
-    LOSSES["weighted"] = loss
+    return loss
 
 
 def trials(base: str) -> dict[str, Trial]:
@@ -150,9 +158,10 @@ def trials(base: str) -> dict[str, Trial]:
     start = FORMS.get(base, {})
     soft, wide = base in {"token", "listed"}, base == "listed"
     found = {"base": Trial(start)}
-    for loss in ("ranknet", "listnet", "listmle", "lambdarank", "approx_ndcg", "policy_gradient"):
-        if loss != ("listnet" if soft else "ranknet"):
-            found[f"loss {loss}"] = Trial({**start, "finetune.loss": loss})
+    for loss in sorted(set(LOSSES) - {"tried", "listnet" if soft else "ranknet"}):
+        found[f"loss {loss}"] = Trial({**start, "finetune.loss": loss})
+    for loss in TRIED:
+        found[f"loss {loss}"] = Trial(start, prepare=given(loss))
     if soft:
         found |= {
             "curriculum": Trial(start, prepare=by_list(easy_first)),

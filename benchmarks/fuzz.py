@@ -483,8 +483,12 @@ def fast_disk() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def measure(root: Path, cases: int, seed: int, only: Sequence[str], guided: float) -> dict[str, Any]:
-    began, result = time.monotonic(), {}
+def measure(
+    root: Path, cases: int, seed: int, only: Sequence[str], guided: float, state: Path | None
+) -> dict[str, Any]:
+    """Counts by surface, those of earlier pieces included; a surface that is done is kept at once."""
+    began = time.monotonic()
+    result = json.loads(state.read_text()) if state is not None and state.is_file() else {}
     share = guided if importlib.util.find_spec("atheris") else 0.0
     for surface in only or SHARES:
         total = round(cases * SHARES[surface] / sum(SHARES[s] for s in only or SHARES))
@@ -496,12 +500,14 @@ def measure(root: Path, cases: int, seed: int, only: Sequence[str], guided: floa
         if made["atheris"]:
             found, more = by_atheris(root, surface, made["atheris"], seed)
             codes, tracebacks = codes + found, tracebacks | more
-        result[surface] = {
+        row = {
             **made, "exit_codes": dict(sorted((str(c), n) for c, n in codes.items())),
             "tracebacks": tracebacks, "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
-        print(f"{surface}: {json.dumps(result[surface])}", flush=True)
-        began = time.monotonic()
+        print(f"{surface}: {json.dumps(row)}", flush=True)
+        result, began = added(result, {surface: row}), time.monotonic()
+        if state is not None:
+            state.write_text(json.dumps(result))
     return result
 
 
@@ -539,11 +545,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="catalograph-fuzz-", dir=fast_disk()) as root:
         for surface in SHARES:
             (Path(root) / surface).mkdir()
-        result = measure(Path(root), cases, chosen.seed, chosen.only or (), guided)
-    if chosen.state is not None:
-        if chosen.state.is_file():
-            result = added(json.loads(chosen.state.read_text()), result)
-        chosen.state.write_text(json.dumps(result))
+        result = measure(Path(root), cases, chosen.seed, chosen.only or (), guided, chosen.state)
     bad = sum(len(row["tracebacks"]) for row in result.values())
     total = {
         "cases": round(sum(row["hypothesis"] + row["atheris"] for row in result.values())),

@@ -63,6 +63,6 @@ FILMS: dict[str, list[Setting]] = {
     "freedom": settings({}, FEW | {"learning_rate": [1e-2]}),
     "bm3": settings({}, FEW | {"learning_rate": [1e-2]}),
     "smore": settings({}, PAIRS),
-    "lirdrec": settings({"layers": [2], "embedding_size": [32]}, FEW | {"learning_rate": [2e-2]}),
+    "lirdrec": settings({"layers": [2], "embedding_size": [32]}, FEW | {"learning_rate": [5e-3]}),
     "cm3": settings({"layers": [2], "embedding_size": [32]}, PAIRS),
 }

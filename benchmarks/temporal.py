@@ -1,6 +1,7 @@
 """Does the order of models survive a split by time? MovieLens-100K, three ways.
 
-    python benchmarks/temporal.py --data DIR --texts DIR --work DIR [--models ease ...] [--pause 540]
+    python benchmarks/temporal.py --data DIR --texts DIR --work DIR [--models ease ...] [--once cm3 ...]
+        [--pause 540]
 
 `--data` is ml100k_posters, `--texts` ml1m_posters, whose titles, genres and plots are the feature `plot`.
 `random` holds out a tenth of each user's choices for validation and for test, `leave_last_out` the last one
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(GRIDS), default=list(GRIDS))
     parser.add_argument("--seed", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--once", nargs="*", choices=list(GRIDS), default=[], help="models of one seed")
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, a fit at most")
     parser.add_argument("--pause", type=float, default=float("inf"), help="seconds until this call stops")
     parser.add_argument("--threads", type=int, default=1)
@@ -77,7 +79,7 @@ def main() -> None:
         try:
             for name in names:
                 grid = GRIDS[name][:1] if chosen.quick else GRIDS[name]
-                count = 1 if chosen.quick or name in UNSEEDED else chosen.seeds
+                count = 1 if chosen.quick or name in UNSEEDED | {*chosen.once} else chosen.seeds
                 rows[name] = bench.row(name, grid, list(range(chosen.seed, chosen.seed + count)))
         except Paused:
             paused = True

@@ -84,6 +84,8 @@ def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 def parse_value(text: str) -> Any:
     """A value in YAML, with numbers as YAML 1.2 reads them; ValueError where it is none."""
     try:
+        # Looked through first: an alias of itself would be a value without end.
+        _walk(yaml.compose(text, Loader=_Loader), (), {}, [])
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(_yaml_problem(error)) from error

@@ -56,6 +56,10 @@ class Origin(Finished):
         with lock_folder(folder, shared=True):
             yield cls(folder, progress, lends=lends)
 
+    def path(self, stage: str, name: str) -> Path:
+        """A file of a stage; unlike in a run on its way, no folder is made for it."""
+        return self.stage(stage).folder / name
+
     @property
     def hash(self) -> str:
         """The identity of the run's content."""

@@ -59,6 +59,8 @@ def refresh(
     from catalograph.workplace import Extraction
 
     _refuse_same(run_dir, come_from)
+    if full and store:
+        raise typer.BadParameter("--full does everything anew: leave --store out")
     resolved = load_run(config, sets, come_from)
     how = Extraction(store)
     with Progress() as progress:

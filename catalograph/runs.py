@@ -77,7 +77,7 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         stage = StageFolder(folder, name, fingerprint_parts)
         begun = read_json(folder / "parts.json")
-        if begun is None or (renew and begun != stage.parts):
+        if not isinstance(begun, dict) or (renew and begun != stage.parts):
             (folder / "stage.json").unlink(missing_ok=True)
             write_json(folder / "parts.json", stage.parts)
         elif begun != stage.parts:
@@ -119,8 +119,21 @@ class RunFolder:
         return str(seen["sha256"])
 
     def came_from(self, folder: Path, content: str, lends: bool) -> None:
-        """Write down the run that models or, if it `lends`, stages are taken from, and its hash."""
+        """Write down the run that models or, if it `lends`, stages are taken from, and its hash.
+
+        Raises:
+            RunFolderError: R110, a refresh was begun from another.
+        """
         run = read_sealed(self.path / "run.json") or {}
+        before = run.get("from", {"hash": content})
+        if run.get("refreshed") and before["hash"] != content:
+            raise RunFolderError(
+                "R110",
+                "the refresh was begun from another run",
+                where=str(self.path),
+                why=f"from {before['run_dir']} then, from {folder} now",
+                next_step="use a new --run-dir",
+            )
         source = {"run_dir": str(folder.absolute()), "hash": content, "lends": lends}
         write_sealed(self.path / "run.json", run | {"from": source})
 

@@ -164,6 +164,7 @@ def run_stages(
             reused = kept.done and road.outputs_exist(name) and not again
             lent = not kept.done and not stage.disposable and road.borrow(name)
             if lent:
+                progress.note(f"{name}: reused from {road.origin.folder}")
                 run.log("stage", stage=name, state="reused", origin=str(road.origin.folder))
             elif not reused:
                 if config.candidates.index and "recommend" in asked[position:]:

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Loss = Literal["ranknet", "listnet", "listmle", "lambdarank", "approx_ndcg", "policy_gradient"]
+Loss = Literal["ranknet", "listnet", "lambdarank"]
 
 
 class LoraConfig(BaseModel):
@@ -136,7 +136,7 @@ class GateConfig(BaseModel):
     least_lists: int = Field(default=50, ge=2)
     """A group with fewer of them keeps the retrieved order."""
     parts: int = Field(default=300, ge=0)
-    """Of them, how many are read again with histories, texts and features of others; 0: none."""
+    """Of them, how many are read again by candidate, and with knowledge of others, for `gain_parts.json`."""
 
 
 class GuardConfig(BaseModel):

@@ -71,6 +71,12 @@ def test_text_that_only_looks_like_yaml_is_refused(tmp_path: Path, text: str, wh
     assert caught.value.code == "C002" and why in caught.value.why
 
 
+@pytest.mark.parametrize("value", ["&a [*a]", "&a {b: *a}", "[" * 5000])
+def test_a_set_value_without_end_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match="the value given by --set is not YAML: nested too deeply"):
+        load_config(config(tmp_path, "data: {catalog: a}\n"), [f"caption={value}"])
+
+
 def test_numbers_that_are_not_finite_are_refused_by_key(tmp_path: Path) -> None:
     text = "data: {catalog: a, interactions: b, memory_gib: .inf}\nseed: .nan\n"
     text += "retrievers: {p: {model: popularity}}\n"
@@ -138,6 +144,14 @@ def test_a_run_whose_configuration_was_damaged_is_refused_by_name(tmp_path: Path
     with pytest.raises(RunFolderError) as caught:
         stored_config(folder)
     assert caught.value.code == "R108"
+
+
+@pytest.mark.parametrize("text", ['"x"', "[1]", "{", "3"])
+def test_a_stage_whose_parts_are_no_object_is_begun_anew(tmp_path: Path, text: str) -> None:
+    folder = run_of(tmp_path)
+    (folder / "stages" / "10-prepare" / "parts.json").write_text(text)
+    with open_run(folder, load_config(folder / "config.yaml")) as run:
+        assert not run.stage("10-prepare", {"x": 1}).done
 
 
 def test_the_log_takes_any_text(tmp_path: Path) -> None:

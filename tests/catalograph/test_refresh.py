@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +18,7 @@ import pytest
 import yaml
 
 from catalograph import refreshed_reading
+from catalograph.cli import main
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions
 
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 NEW = "brand-new"
 
 
-def settings(world: World, **candidates: Any) -> dict[str, Any]:
+def settings(world: World, *, rerank: bool = True, **candidates: Any) -> dict[str, Any]:
     """A run with one retriever of each frozen form."""
     config = world.config()
     names = ("item_knn", "popularity")
@@ -34,7 +40,7 @@ def settings(world: World, **candidates: Any) -> dict[str, Any]:
         },
         "candidates": {"k": 10, "order_by": "content", "sources": ["content", "als", *names], **candidates},
         "evaluate": {"ks": [10], "bootstrap": 200},
-        "rerank": config["rerank"],
+        "rerank": config["rerank"] if rerank else None,
     }
 
 
@@ -189,8 +195,7 @@ def test_every_kind_of_order_is_refreshed_exactly(
 ) -> None:
     world, run, _ = base
     name = f"order-{'-'.join(map(str, candidates.values()))}"
-    changed = {**settings(world, **candidates), "rerank": None}
-    config = world.config(**changed)
+    config = world.config(**settings(world, rerank=False, **candidates))
     config["data"]["catalog_columns"]["attributes"] = ["product"]
     (world.data / "deny.csv").write_text("item_id\n" + lists(run)[next(iter(lists(run)))][0] + "\n")
     (world.root / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -214,6 +219,37 @@ def test_every_kind_of_order_is_refreshed_exactly(
     assert world.hash_of(partly.folder) == world.hash_of(fully.folder)
 
 
+def test_a_refresh_killed_at_several_moments_ends_as_an_undisturbed_one(
+    base: tuple[World, Run, Run], nights: Nights
+) -> None:
+    world, run, _ = base
+    config = world.config(**settings(world, rerank=False, sources=["content"]))
+    (world.root / "kills.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    began = world.again("kills", "--from", str(run.folder))
+    assert began.code == 0, began.err
+    first = world.again(
+        "kills", "--from", str(began.folder), verb="refresh", folder=world.root / "kills-first"
+    )
+    assert first.code == 0, first.err
+    nights.one_item_renamed_one_new_one_gone()
+    given = ("--from", str(first.folder))
+    calm = world.again("kills", *given, verb="refresh", folder=world.root / "calm")
+    assert calm.code == 0, calm.err
+    folder = world.root / "killed"
+    command = [sys.executable, "-m", "catalograph", "refresh", "-c", str(world.root / "kills.yaml")]
+    command += ["--run-dir", str(folder), *given]
+    for stage in ("10-prepare", "20-caption", "30-embed", "50-recommend"):
+        child = subprocess.Popen(command, env=world.environment(), stderr=subprocess.DEVNULL)
+        # As soon as the stage is begun, wherever in it that is.
+        while child.poll() is None and not (folder / "stages" / stage / "parts.json").exists():
+            time.sleep(0.001)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    end = world.again("kills", *given, verb="refresh", folder=folder)
+    assert end.code == 0, end.err
+    assert world.hash_of(folder) == world.hash_of(calm.folder)
+
+
 def test_a_run_from_another_reuses_what_still_holds_and_names_it(base: tuple[World, Run, Run]) -> None:
     world, run, _ = base
     other = world.root / "other.yaml"
@@ -225,15 +261,11 @@ def test_a_run_from_another_reuses_what_still_holds_and_names_it(base: tuple[Wor
     assert held == {"prepare", "caption", "embed", "train"}
     alone = world.again("other", "--set", "candidates.k=12", folder=world.root / "alone")
     assert world.hash_of(wider.folder) == world.hash_of(alone.folder)
-    told = world.again(
-        "other", "--set", "candidates.k=12", "--from", str(run.folder), folder=world.root / "told"
-    )
-    assert f"from {run.folder}" in told.out or told.code == 0
+    told = [line for line in wider.err.splitlines() if line.endswith(f": reused from {run.folder}")]
+    assert {line.partition(":")[0] for line in told} == held
 
 
 def test_a_damaged_stage_is_not_taken_over(base: tuple[World, Run, Run], tmp_path: Path) -> None:
-    import shutil
-
     world, run, _ = base
     spoilt = tmp_path / "spoilt"
     shutil.copytree(run.folder, spoilt)
@@ -248,6 +280,20 @@ def test_a_damaged_stage_is_not_taken_over(base: tuple[World, Run, Run], tmp_pat
     assert world.hash_of(again.folder) == world.hash_of(run.folder)
 
 
+def test_a_refresh_is_resumed_from_its_folder_and_leaves_its_origin_as_it_was(
+    base: tuple[World, Run, Run], tmp_path: Path
+) -> None:
+    world, run, first = base
+    before = sorted(path.relative_to(run.folder) for path in run.folder.rglob("*"))
+    folder = tmp_path / "begun"
+    shutil.copytree(first.folder, folder)
+    shutil.rmtree(folder / "stages/70-rerank")
+    (folder / "stages/50-recommend/stage.json").unlink()
+    assert main(["runs", "resume", str(folder)]) == 0
+    assert world.hash_of(folder) == world.hash_of(first.folder)
+    assert sorted(path.relative_to(run.folder) for path in run.folder.rglob("*")) == before
+
+
 def test_a_refresh_refuses_other_settings_other_verbs_and_its_own_folder(
     base: tuple[World, Run, Run],
 ) -> None:
@@ -258,5 +304,11 @@ def test_a_refresh_refuses_other_settings_other_verbs_and_its_own_folder(
     evaluated = world.again("base", "--json", verb="evaluate", folder=first.folder)
     assert json.loads(evaluated.out)["error"]["code"] == "R110"
     assert world.again("base", "--from", str(run.folder), verb="refresh", folder=run.folder).code == 2
+    copy = world.root / "copy-of-first"
+    shutil.copytree(first.folder, copy)
+    swapped = world.again("base", "--from", str(copy), "--json", verb="refresh", folder=first.folder)
+    assert json.loads(swapped.out)["error"]["code"] == "R110"
+    both = ("--full", "--store", str(world.root / "store"))
+    assert world.again("base", "--from", str(run.folder), *both, verb="refresh").code == 2
     forms = refresh(world, "forms", run.folder, "--set", "rerank.lambdamart={}", code=10)
     assert json.loads(forms.out)["error"]["code"] == "R109"

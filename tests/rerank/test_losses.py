@@ -1,27 +1,30 @@
-"""The ranking losses: values worked by hand, then the properties every one of them must have."""
+"""The ranking losses: values worked by hand, then the properties every one of them must have.
+
+Those that the ablation found no use for are held to the same, or it would have compared with something else.
+"""
 
 import itertools
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.losses import (
-    LOSSES,
-    approx_ndcg,
-    lambdarank,
-    listmle,
-    listnet,
-    policy_gradient,
-    weighted_ranknet,
-)
+from rerank.losses import LOSSES, lambdarank, listnet, weighted_ranknet
 
-LOSS = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from ablation_losses import TRIED, approx_ndcg, listmle, policy_gradient
+
+sys.path.pop(0)
+
+ALL = LOSSES | TRIED
+LOSS = pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
 EXACT = pytest.mark.parametrize(
-    "loss", [loss for name, loss in LOSSES.items() if name != "policy_gradient"],
-    ids=[name for name in LOSSES if name != "policy_gradient"],
+    "loss", [loss for name, loss in ALL.items() if name != "policy_gradient"],
+    ids=[name for name in ALL if name != "policy_gradient"],
 )  # fmt: skip
 """Losses without sampling noise."""
 ONES3 = torch.ones(1, 3, dtype=torch.bool)

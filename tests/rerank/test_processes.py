@@ -24,7 +24,7 @@ TOKEN = TokenConfig(width=16, feed_forward=16, layers=1, heads=2, dropout=0.2)
 CONFIG = RerankConfig(
     form="token", token=TOKEN,
     finetune=FineTuneConfig(
-        loss="policy_gradient", epochs=2, batch_size=16, token_budget=35, average=0.9, learning_rate=1e-2,
+        loss="listnet", epochs=2, batch_size=16, token_budget=35, average=0.9, learning_rate=1e-2,
         patience=9,
     ),
 )  # fmt: skip
@@ -75,7 +75,9 @@ def test_two_processes_have_the_losses_and_weights_of_one(tmp_path: Path) -> Non
     for name in ("one", "two", "two-other"):
         scorer = build_token_scorer(CONFIG, lists(1, 0)[0], seed=0)
         load_trained(scorer, tmp_path / f"{name}.safetensors")
-        weights.append(torch.cat([p.detach().flatten() for p in scorer.model.parameters()]))
+        # The two that shift all scores alike have no gradient but rounding, which Adam makes steps of.
+        moved = {n: p for n, p in scorer.model.named_parameters() if n not in {"head.bias", "fusion.4.bias"}}
+        weights.append(torch.cat([p.detach().flatten() for p in moved.values()]))
     torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-5)
     assert torch.equal(weights[1], weights[2])
 
