@@ -32,6 +32,8 @@ from catalograph.validate import check_inputs
 from catalograph.workplace import Extraction
 from extract.probe import Probe
 
+Where = str | Path
+
 Source = RunConfig | Mapping[str, Any] | str | Path
 """A configuration, its plain values, its YAML file, or the folder of a run that holds one."""
 Settings = Mapping[str, Any]
@@ -66,7 +68,7 @@ def check_config(source: Source, settings: Settings | None = None) -> RunConfig:
 
 
 def run(
-    source: Source, run_dir: str | Path | None = None, settings: Settings | None = None, *,
+    source: Source, run_dir: Where | None = None, settings: Settings | None = None, *,
     table: Mapping[str, Stage] = STAGES,
 ) -> RunSummary:  # fmt: skip
     """All stages, skipping what is done.
@@ -84,8 +86,8 @@ def run(
 
 
 def extract(
-    source: Source, run_dir: str | Path | None = None, settings: Settings | None = None, *,
-    store: str | Path | None = None,
+    source: Source, run_dir: Where | None = None, settings: Settings | None = None, *,
+    store: Where | None = None,
 ) -> RunSummary:  # fmt: skip
     """Captions and vectors; with `store`, taken from and kept in a folder that outlives runs.
 
@@ -97,8 +99,8 @@ def extract(
 
 
 def update_store(
-    source: Source, store: str | Path, settings: Settings | None = None, *,
-    part: tuple[int, int] = (0, 1), merge: Sequence[str | Path] = (),
+    source: Source, store: Where, settings: Settings | None = None, *,
+    part: tuple[int, int] = (0, 1), merge: Sequence[Where] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Bring a store up to date with the catalogue; only what is new or changed reaches a model.
 
@@ -120,45 +122,53 @@ def update_store(
         return update(load(source, settings), how, EXTRACTION, progress)
 
 
-def prepare(
-    source: Source, run_dir: str | Path | None = None, settings: Settings | None = None
-) -> RunSummary:
+def prepare(source: Source, run_dir: Where | None = None, settings: Settings | None = None) -> RunSummary:
     """Import, deduplicate and split the interactions: ``path("prepare", "train.parquet")`` and so on."""
     return _run(source, run_dir, settings, ("prepare",))
 
 
-def train(source: Source, run_dir: str | Path | None = None, settings: Settings | None = None) -> RunSummary:
+def train(source: Source, run_dir: Where | None = None, settings: Settings | None = None) -> RunSummary:
     """Fit the retrievers."""
     return _run(source, run_dir, settings, ("train",))
 
 
-def recommend(
-    source: Source, run_dir: str | Path | None = None, settings: Settings | None = None
-) -> RunSummary:
+def recommend(source: Source, run_dir: Where | None = None, settings: Settings | None = None) -> RunSummary:
     """The top candidates of every user, in `lists`; `recsys.Candidates.from_parquet` reads them [U, K]."""
     return _run(source, run_dir, settings, ("recommend",))
 
 
-def finetune(
-    source: Source, run_dir: str | Path | None = None, settings: Settings | None = None
-) -> RunSummary:
+def finetune(source: Source, run_dir: Where | None = None, settings: Settings | None = None) -> RunSummary:
     """Train the reranker on out-of-fold lists; its weights are in ``path("finetune", "adapter")``."""
     return _run(source, run_dir, settings, ("finetune",))
 
 
-def rerank(source: Source, run_dir: str | Path | None = None, settings: Settings | None = None) -> RunSummary:
+def rerank(source: Source, run_dir: Where | None = None, settings: Settings | None = None) -> RunSummary:
     """Reorder the candidates; `lists` is then the gated or the reranked file."""
     return _run(source, run_dir, settings, ("rerank",))
 
 
-def evaluate(
-    source: Source, run_dir: str | Path | None = None, settings: Settings | None = None
-) -> RunSummary:
+def evaluate(source: Source, run_dir: Where | None = None, settings: Settings | None = None) -> RunSummary:
     """Metrics on the test split: `metrics` has means by list and metric, `evaluation` intervals, groups."""
     return _run(source, run_dir, settings, ("evaluate",))
 
 
-def write_report(source: Source, run_dir: str | Path | None = None, settings: Settings | None = None) -> Path:
+def refresh(
+    come_from: Where, run_dir: Where, source: Source | None = None, settings: Settings | None = None, *,
+    full: bool = False,
+) -> RunSummary:  # fmt: skip
+    """Lists for today's catalogue and choices by the models of the run `come_from`, in a new folder.
+
+    `source` is that run's configuration where it is not given; ``full``: do everything anew but the models.
+    """
+    from catalograph.refreshing import refresh as refreshed
+
+    quieten_libraries()
+    config = load(come_from if source is None else source, settings)
+    with Progress() as progress:
+        return refreshed(config, Path(run_dir), Path(come_from), full=full, progress=progress)
+
+
+def write_report(source: Source, run_dir: Where | None = None, settings: Settings | None = None) -> Path:
     """Write the HTML page of a run again, and return it."""
     summary = _run(source, run_dir, settings, ("report",))
     if summary.report is None:
@@ -166,7 +176,7 @@ def write_report(source: Source, run_dir: str | Path | None = None, settings: Se
     return summary.report
 
 
-def run_demo(run_dir: str | Path, settings: Settings | None = None, **shop: Any) -> RunSummary:
+def run_demo(run_dir: Where, settings: Settings | None = None, **shop: Any) -> RunSummary:
     """The whole road on the drawn shop; `shop` may set seed, items, users and hidden, as the verb does."""
     from catalograph.demo import prepare_demo
 
@@ -185,7 +195,7 @@ def estimate(
 
 
 def tune(
-    source: Source, run_dir: str | Path | None = None, settings: Settings | None = None, *,
+    source: Source, run_dir: Where | None = None, settings: Settings | None = None, *,
     retrievers: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Search for better settings on validation; by retriever the metric, its values, the settings found."""
@@ -198,7 +208,7 @@ def tune(
 
 
 def try_captions(
-    source: Source, work: str | Path, settings: Settings | None = None, *, price: float | None = None
+    source: Source, work: Where, settings: Settings | None = None, *, price: float | None = None
 ) -> dict[str, Any]:
     """Whether captions are worth their price, on a sample kept in `work`: `answer` is yes, no, undecided."""
     from catalograph.worth import worth
@@ -210,14 +220,14 @@ def try_captions(
 
 
 def compare(
-    runs: Sequence[str | Path], against: Sequence[str | Path], *, listed: str = "retrieved",
+    runs: Sequence[Where], against: Sequence[Where], *, listed: str = "retrieved",
     other: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A list of several evaluated runs (seeds) against another: by metric the difference and its interval."""
     return compare_runs([Path(r) for r in runs], listed, [Path(r) for r in against], other or listed)
 
 
-def recommend_newcomers(run_dir: str | Path, histories: str | Path, out: str | Path) -> Path:
+def recommend_newcomers(run_dir: Where, histories: Where, out: Where) -> Path:
     """Lists of a finished run for people it never saw, by their histories; a row per user and place."""
     from catalograph.newcomers import recommend_newcomers as recommended
 
@@ -227,8 +237,8 @@ def recommend_newcomers(run_dir: str | Path, histories: str | Path, out: str | P
 
 
 def rerank_search(
-    requests: str | Path, model: str, out: str | Path, settings: Settings | None = None, *,
-    adapter: str | Path | None = None,
+    requests: Where, model: str, out: Where, settings: Settings | None = None, *,
+    adapter: Where | None = None,
 ) -> Path:  # fmt: skip
     """Reorder search results in RankLLM's form with a language model; `out` is a TREC run, or .parquet.
 
@@ -244,20 +254,20 @@ def rerank_search(
 
 
 def export(
-    run_dir: str | Path, to: str | Path, format: str = "parquet", *, features: Sequence[str] | None = None,
+    run_dir: Where, to: Where, format: str = "parquet", *, features: Sequence[str] | None = None,
     missing: str = "mask",
 ) -> list[Path]:  # fmt: skip
     """A run's features as ``mmrec`` arrays, ``parquet`` or a ``dataset``; the files that were written."""
     return list(export_run(Path(run_dir), Path(to), format, names=features, missing=missing))
 
 
-def export_choices(run_dir: str | Path, to: str | Path, format: str, *, name: str = "shop") -> list[Path]:
+def export_choices(run_dir: Where, to: Where, format: str, *, name: str = "shop") -> list[Path]:
     """A run's split as ``recbole`` or ``mmrec`` files or ``qrels``; the files that were written."""
     return written_choices(Path(run_dir), Path(to), format, name)
 
 
 def probe(
-    run_dir: str | Path,
+    run_dir: Where,
     attribute: str,
     *,
     features: Sequence[str] | None = None,
@@ -272,7 +282,7 @@ def _sets(settings: Settings | None) -> list[str]:
 
 
 def _run(
-    source: Source, run_dir: str | Path | None, settings: Settings | None, stages: Sequence[str] | None,
+    source: Source, run_dir: Where | None, settings: Settings | None, stages: Sequence[str] | None,
     extraction: Extraction | None = None, table: Mapping[str, Stage] = STAGES,
 ) -> RunSummary:  # fmt: skip
     quieten_libraries()
@@ -281,7 +291,7 @@ def _run(
         return run_stages(config, _folder(source, config, run_dir), stages, progress, extraction, table=table)
 
 
-def _folder(source: Source, config: RunConfig, run_dir: str | Path | None) -> Path:
+def _folder(source: Source, config: RunConfig, run_dir: Where | None) -> Path:
     """As the command line chooses it; a source that is a run folder is that folder."""
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and run_dir is None and (path / "run.json").is_file():

@@ -141,7 +141,7 @@ def merge_blocks(stores: Sequence[Path], own: Path) -> int:
     taken = 0
     for store in stores:
         found = sorted((store / FOLDER).glob("*/*.safetensors"))
-        if not found:
+        if not (store / FOLDER).is_dir():
             raise UnsafeInput(
                 "U409", "no blocks of lists are there", where=str(store),
                 next_step="give the --store of rerank --shard",

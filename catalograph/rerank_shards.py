@@ -26,4 +26,6 @@ def rerank_part(run_dir: Path, part: tuple[int, int], store: Path, progress: Pro
         road.use_threads()
         lists = final_lists(road)[1]
         blocks = blocks_of(road, store, len(lists))
+        # A part of few lists may have none: it is a part all the same, and no mistake when it is merged.
+        blocks.folder.mkdir(parents=True, exist_ok=True)
         return fill_blocks(road, blocks, lists, lambda: load_trained(road, lists), part)

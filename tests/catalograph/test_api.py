@@ -79,6 +79,13 @@ def test_newcomers_and_comparison_take_run_folders(world: Any, tmp_path: Path) -
     assert Candidates.from_parquet(lists).user_ids.tolist() == ["ann"]
 
 
+def test_a_run_is_refreshed_in_a_new_folder(world: Any, tmp_path: Path) -> None:
+    made = catalograph.recommend(plain(world), tmp_path / "run")
+    again = catalograph.refresh(made.folder, tmp_path / "night")
+    assert again.lists is not None and again.lists.parent.parent.parent == tmp_path / "night"
+    assert len(Candidates.from_parquet(again.lists)) == world.people
+
+
 def test_a_split_goes_to_recbole_and_comes_back_as_the_same_split(world: Any, tmp_path: Path) -> None:
     config = plain(world)
     made = catalograph.prepare(config, tmp_path / "run")

@@ -106,6 +106,11 @@ def test_two_parts_merged_are_the_bytes_of_one_process_and_no_list_is_read_again
         assert main(asked) == 0
         told.append(json.loads(capsys.readouterr().out))
     assert [(row["lists"], row["read"]) for row in told] == [(CHUNK, CHUNK), (44, 44)]
+    # With more parts than blocks one has nothing to read, which is no mistake when it is merged.
+    empty = ["--shard", "3/3", "--store", str(reranked.root / "part-3"), "--json"]
+    assert main(["rerank", "--run-dir", str(run), *empty]) == 0
+    assert json.loads(capsys.readouterr().out)["lists"] == 0
+    stores.append(reranked.root / "part-3")
     # A part that is done is not read again.
     assert main(asked) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 44
