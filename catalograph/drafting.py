@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from catalograph.config import config_schema
-from catalograph.guessing import ChoiceTable, ItemTable, find_tables, guess
+from catalograph.guessing import ChoiceTable, ItemTable, guess
+from catalograph.own_tables import find_tables
 from extract.errors import ConfigError
 from extract.store import write_atomic
 
@@ -100,7 +101,10 @@ def _data(folder: Path, items: ItemTable, choices: ChoiceTable | None) -> Iterat
     yield "data:"
     yield f"  catalog: {_relative(items.path, folder)}"
     if items.pictures is not None:
-        seen = f"{items.pictures_found} of the first {min(1000, len(items.table))} pictures are there"
+        first = min(1000, len(items.table))
+        seen = f"{items.pictures_found} of the first {first} pictures are there"
+        if items.pictures_found < first:
+            seen += "; a name without a file counts as bad (max_bad)"
         yield f"  pictures: {_relative(items.pictures, folder)}   # {seen}"
     if choices is not None:
         yield f"  interactions: {_relative(choices.path, folder)}"
@@ -113,6 +117,8 @@ def _data(folder: Path, items: ItemTable, choices: ChoiceTable | None) -> Iterat
         yield f"    picture_pattern: {_word(items.picture_pattern)}"
     elif items.pictures is not None and items.picture:
         yield f"    picture: {_word(items.picture)}"
+    if items.addresses is not None:
+        yield f"    # {items.addresses} holds addresses; nothing is fetched: put the pictures into a folder"
     unused = f"   # not used: {', '.join(items.unused)}" if items.unused else ""
     yield f"    attributes: {_list(items.attributes)}{unused}"
     if choices is None:
@@ -128,6 +134,9 @@ def _data(folder: Path, items: ItemTable, choices: ChoiceTable | None) -> Iterat
         yield from _split_by_label(choices.labels)
     elif choices.timestamp:
         yield "  split: {method: leave_last_out}   # each user's last choice is the test; or global_time"
+    elif choices.unread_times:
+        yield f"  # {choices.unread_times} is called like a time, but is no ISO date (2026-01-31) or number"
+        yield "  split: {method: random}   # with times: leave_last_out"
     else:
         yield "  split: {method: random}   # no column of times was found; with one: leave_last_out"
     yield "  unknown_items: drop   # choices of items that the catalogue lacks; `error` stops at them"

@@ -5,22 +5,18 @@ Nothing here decides a run: what is guessed is written into a file that its owne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catalograph.validate import columns_of
+from catalograph.own_tables import USER, choice_rows, hints, item_rows
 from extract.errors import CatalographError, ConfigError
 from extract.pictures import PictureSource
-from extract.tables import read_columns
 from recsys.columns import times
-from recsys.interaction_files import column_names, read_batches
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-CHOICES = (*TABLES, ".inter", ".txt")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _ITEM = (
     "item",
@@ -35,18 +31,6 @@ _ITEM = (
     "article",
     "isbn",
     "gtin",
-)
-_USER = (
-    "user",
-    "customer",
-    "person",
-    "people",
-    "visitor",
-    "session",
-    "member",
-    "account",
-    "client",
-    "reader",
 )
 _TIME = ("timestamp", "time", "date", "created", "ordered", "bought", "_at", "ts")
 _LABEL = ("x_label", "split", "subset")
@@ -71,6 +55,8 @@ class ItemTable:
     picture_pattern: str | None = None
     pictures: Path | None = None
     pictures_found: int = 0
+    addresses: str | None = None
+    """A column of addresses of pictures, which are not fetched."""
 
 
 @dataclass(frozen=True)
@@ -87,38 +73,8 @@ class ChoiceTable:
     labels: tuple[str, ...] = field(default=())
     user_by_values: bool = False
     """Whether no name told the user's column."""
-
-
-def find_tables(folder: Path, catalog: Path | None, interactions: Path | None) -> tuple[Path, Path | None]:
-    """The table of items and that of choices (None: there is none) among the files of a folder.
-
-    Raises:
-        ConfigError: C301, there is no table, or more than names can tell apart.
-    """
-    names = sorted(path for path in folder.iterdir() if path.is_file())
-    tables = [path for path in names if path.name.removesuffix(".gz").endswith(CHOICES)]
-    left = [path for path in tables if path not in (catalog, interactions)]
-    if catalog is not None:
-        # The others are looked at only if there can be no doubt.
-        return catalog, interactions or (left[0] if len(left) == 1 else None)
-    if interactions is None:
-        chosen = [path for path in left if _hint(_columns(path), _USER)]
-        interactions = chosen[0] if len(chosen) == 1 else None
-        if interactions is None and len(left) > 1:
-            raise ConfigError(
-                "C301", f"{len(left)} tables, and their columns do not tell which holds the choices",
-                where=str(folder), why=", ".join(path.name for path in left),
-                next_step="name them: --catalog FILE --interactions FILE",
-            )  # fmt: skip
-    left = [path for path in left if path != interactions]
-    items = [path for path in left if path.name.removesuffix(".gz").endswith(TABLES)]
-    if len(items) != 1:
-        raise ConfigError(
-            "C301", "no table of items was found" if not items else f"{len(items)} tables may hold the items",
-            where=str(folder), why=", ".join(path.name for path in names[:10]) or "the folder is empty",
-            next_step="name it: --catalog FILE (.csv, .tsv, .jsonl, .parquet); --sample draws a shop to try",
-        )  # fmt: skip
-    return items[0], interactions
+    unread_times: str | None = None
+    """A column called like times whose values are none that can be read."""
 
 
 def guess(
@@ -129,20 +85,30 @@ def guess(
     Raises:
         ConfigError: C302, no column of the catalogue identifies its items.
     """
-    table = read_columns(catalog, columns_of(catalog))
+    table = item_rows(catalog)
     keys = [name for name in table.column_names if _identifies(table[name])]
     if not keys:
         raise ConfigError(
             "C302", "no column holds an id: another value in each row, never empty", where=str(catalog),
-            why=f"columns: {', '.join(table.column_names)}",
-            next_step="give every item one row and an id of its own",
+            why=_nearly(table), next_step="give every item one row and an id of its own",
         )  # fmt: skip
     if interactions is None:
         item_id = _named(keys, ("id", *_ITEM)) or keys[0]
         return _catalogue(catalog, table, item_id, pictures), None
-    head = _head(interactions)
+    head = choice_rows(interactions)
     item_id, item, known = _matching(table, keys, head, interactions)
     return _catalogue(catalog, table, item_id, pictures), _choices(interactions, head, item, known)
+
+
+def _nearly(table: pa.Table) -> str:
+    """The column that comes nearest to identifying the rows, and what stands in its way."""
+    distinct = {name: pc.count_distinct(table[name]).as_py() for name in table.column_names}
+    name = max(distinct, key=distinct.__getitem__, default="")
+    if not name or not len(table):
+        return f"columns: {', '.join(table.column_names)}; {len(table)} rows"
+    counts = pc.value_counts(table[name])
+    often = [row["values"] for row in counts.to_pylist() if row["counts"] > 1]
+    return f"`{name}` comes nearest, {distinct[name]:,} values in {len(table):,} rows; twice: {often[0]!r}"
 
 
 def _matching(table: pa.Table, keys: Sequence[str], head: pa.Table, path: Path) -> tuple[str, str, float]:
@@ -152,16 +118,23 @@ def _matching(table: pa.Table, keys: Sequence[str], head: pa.Table, path: Path) 
         ids = table[key].combine_chunks()
         for name in head.column_names:
             known = pc.mean(pc.is_in(head[name].cast(pa.string()), value_set=ids).cast(pa.float64())).as_py()
-            alike = key == name or bool(_hint([name], _ITEM))
+            alike = key == name or bool(hints([name], _ITEM))
             found.append((known >= 0.5, alike, known, -keys.index(key), key, name))
     _, _, known, _, key, name = max(found)
     if not known:
         raise ConfigError(
             "C302", "no column of the choices holds ids of the catalogue", where=str(path),
-            why=f"its columns: {', '.join(head.column_names)}; those of the catalogue: {', '.join(keys)}",
+            why=f"there: {_examples(head, hints(head.column_names, _ITEM) or head.column_names)}; "
+            f"in the catalogue: {_examples(table, keys)}",
             next_step="check that both tables spell the ids alike, leading zeros included",
         )  # fmt: skip
     return key, name, known
+
+
+def _examples(table: pa.Table, names: Sequence[str]) -> str:
+    """The first values of a few columns."""
+    shown = (f"{name} ({', '.join(map(str, table[name].slice(0, 2).to_pylist()))})" for name in names[:3])
+    return ", ".join(shown)
 
 
 def _catalogue(path: Path, table: pa.Table, item_id: str, pictures: Path | None) -> ItemTable:
@@ -170,7 +143,7 @@ def _catalogue(path: Path, table: pa.Table, item_id: str, pictures: Path | None)
     left = [name for name in left if name != picture]
     title = _named(left, _TITLE)
     left = [name for name in left if name != title]
-    text = tuple(name for name in left if _hint([name], _TEXT))
+    text = tuple(name for name in left if hints([name], _TEXT))
     left = [name for name in left if name not in text]
     attributes = tuple(name for name in left if _is_attribute(table[name]))
     folder, pattern, found = _pictures(path.parent, table, item_id, picture, pictures)
@@ -178,6 +151,7 @@ def _catalogue(path: Path, table: pa.Table, item_id: str, pictures: Path | None)
         path, table.select([item_id]), item_id, title, text, attributes,
         tuple(name for name in left if name not in attributes),
         picture if folder else None, pattern, folder, found,
+        next((name for name in left if _share(table[name], _is_address) > 0.5), None),
     )  # fmt: skip
 
 
@@ -204,7 +178,7 @@ def _choices(path: Path, head: pa.Table, item: str, known: float) -> ChoiceTable
     left = [name for name in head.column_names if name != item]
     label = _named(left, _LABEL)
     left = [name for name in left if name != label]
-    user = _named(left, _USER)
+    user = _named(left, USER)
     by_values = user is None
     if user is None:
         repeated = {name: len(head[name].unique()) for name in left}
@@ -214,24 +188,11 @@ def _choices(path: Path, head: pa.Table, item: str, known: float) -> ChoiceTable
             "C302", "no column of the choices seems to name who chose", where=str(path),
             why=f"columns: {', '.join(head.column_names)}", next_step="give it a column such as user_id",
         )  # fmt: skip
-    dated = (name for name in left if name != user and _hint([name], _TIME) and _are_times(head[name]))
+    called = [name for name in hints(left, _TIME) if name != user]
+    timestamp = next((name for name in called if _are_times(head[name])), None)
     labels = () if label is None else tuple(sorted(map(str, head[label].unique().to_pylist())))
-    return ChoiceTable(path, user, item, known, next(dated, None), label, labels, by_values)
-
-
-def _head(path: Path) -> pa.Table:
-    """The first rows of an interaction file, all columns."""
-    batch = next(iter(read_batches(path, column_names(path))), None)
-    if batch is None or not len(batch):
-        raise ConfigError("C302", "the table of choices has no rows", where=str(path))
-    return pa.Table.from_batches([batch])
-
-
-def _columns(path: Path) -> list[str]:
-    try:
-        return column_names(path)
-    except CatalographError:
-        return []
+    unread = None if timestamp or not called else called[0]
+    return ChoiceTable(path, user, item, known, timestamp, label, labels, by_values, unread)
 
 
 def _identifies(column: pa.ChunkedArray) -> bool:
@@ -249,6 +210,10 @@ def _is_attribute(column: pa.ChunkedArray) -> bool:
 
 def _is_picture(text: str) -> bool:
     return text.lower().endswith(PICTURES) and "://" not in text
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("http://", "https://")) and text.partition("?")[0].lower().endswith(PICTURES)
 
 
 def _is_there(source: PictureSource, name: str) -> bool:
@@ -273,15 +238,4 @@ def _share(column: pa.ChunkedArray, holds: Callable[[str], bool]) -> float:
 
 def _named(names: Sequence[str], words: Sequence[str]) -> str | None:
     """The name that says the earliest of the words."""
-    return next(iter(_hint(names, words)), None)
-
-
-def _hint(names: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Names that hold one of the words, those of the earliest word first; whole names before parts."""
-    rank: Mapping[str, tuple[bool, int]] = {
-        name: (name.lower() not in words, place)
-        for name in names
-        for place, word in reversed(list(enumerate(words)))
-        if word in name.lower()
-    }
-    return sorted(rank, key=rank.__getitem__)
+    return next(iter(hints(names, words)), None)

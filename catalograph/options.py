@@ -46,5 +46,7 @@ def load_run(config: Path | None, sets: Sequence[str] | None, run_dir: Path | No
     if config is None and run_dir is not None and (run_dir / "run.json").is_file():
         config = run_dir / "config.yaml"
     if config is None and not sets:
-        raise typer.BadParameter("give -c/--config, or --run-dir of an existing run")
+        raise typer.BadParameter(
+            "give -c/--config (`catalograph init` writes one), or --run-dir of an existing run"
+        )
     return load_config(config, sets or ())

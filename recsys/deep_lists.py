@@ -115,7 +115,7 @@ def rank(
     items, values = top_k(ranked, user_rows[rest], matrix, depth, places=places, block=block)
     there = items != NO_ITEM
     keys[rest] = np.where(
-        there, sort_keys(np.where(there, values, np.float32(0)), places[np.maximum(items, 0)]), _NONE
+        there, sort_keys(np.where(there, values, np.float32(0)), np.append(places, 0)[items]), _NONE
     )
     whole[rest] = ~there.all(axis=1)
     columns, scores = _unpacked(keys, places)
@@ -132,7 +132,9 @@ class _Update:
         self, model: Frozen, seen: sparse.csr_array, places: NDArray[np.int64], shown: NDArray[np.int64],
         item_ids: NDArray[np.str_], item_keys: NDArray[np.bytes_], old: DeepLists,
     ) -> None:  # fmt: skip
-        self._model, self._places, self._old = model, places, old
+        self._model, self._old = model, old
+        # One place more, for NO_ITEM, also where no item is left.
+        self._places = np.append(places, 0)
         before = _same(item_ids[shown], item_keys, old, items=True)
         self.fresh = shown[before < 0]
         """Columns of the items that are not as they were."""
@@ -191,7 +193,8 @@ class _Update:
 def _unpacked(keys: Keys, places: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Item rows and scores of keys, NO_ITEM and NaN where there is none."""
     there = keys != _NONE
-    column_of = np.empty(len(places), dtype=np.int32)
+    # One more, which keys that are none can point at where no item is left.
+    column_of = np.full(len(places) + 1, NO_ITEM, dtype=np.int32)
     column_of[places] = np.arange(len(places), dtype=np.int32)
     columns = np.where(there, column_of[np.where(there, keys, 0) & 0xFFFFFFFF], NO_ITEM).astype(np.int32)
     return columns, np.where(there, scores_of(keys), np.float32(np.nan)).astype(np.float32)

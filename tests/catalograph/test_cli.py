@@ -34,6 +34,9 @@ FLAGS = {
         "-v",
     },
     **{verb: STAGE_FLAGS for verb in STAGE_VERBS},
+    "run": STAGE_FLAGS | {"--from"},
+    "refresh": STAGE_FLAGS | {"--from", "--store", "--full"},
+    "runs": set(),
     "extract": STAGE_FLAGS
     | {"--store", "--update", "--stage", "--shard", "--merge", "--ray", "--retry-bad", "--rehash"},
     "rerank": STAGE_FLAGS
@@ -52,11 +55,10 @@ FLAGS = {
         "-o",
         "--sample",
         "--json",
-        "folder",
     },
     "schema": set(),
-    "push": {"what", "repo", "--run-dir", "--name", "-n", "--public", "--json"},
-    "pull": {"what", "repo", "--to", "--revision", "--json"},
+    "push": {"--run-dir", "--name", "-n", "--public", "--json"},
+    "pull": {"--to", "--revision", "--json"},
     "verify": {"--run-dir", "--store", "--json"},
     "hash": {"--run-dir", "--store", "--json"},
     "export": {
@@ -144,6 +146,7 @@ class Stages:
         stages: Sequence[str] | None,
         progress: object,
         extraction: object = None,
+        origin: object = None,
     ) -> Summary:
         self.calls.append((config, folder, stages))
         if isinstance(self.outcome, BaseException):
@@ -184,7 +187,8 @@ def test_the_flags_are_these_and_hyper_parameters_go_to_set() -> None:
 def test_every_verb_of_the_product_is_there() -> None:
     verbs = (
         "demo init schema run extract estimate prepare train recommend finetune rerank evaluate report"
-        " export probe push pull compare newcomers redteam tune worth doctor validate verify hash"
+        " export probe push pull refresh runs compare newcomers redteam tune worth"
+        " doctor validate verify hash"
     )
     assert set(flags()) == set(verbs.split())
 
@@ -215,13 +219,14 @@ def test_wrong_usage_exits_2_and_keeps_stdout_clean(
     assert captured.out == "" and captured.err
 
 
-@pytest.mark.parametrize("verb", sorted(STAGE_VERBS))
+@pytest.mark.parametrize("verb", ["run", *sorted(STAGE_VERBS)])
 def test_a_verb_runs_its_stages(
     verb: str, stages: Stages, shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([verb, "-c", "shop.yaml", "--set", "seed=4", "--run-dir", "out", "--json"]) == 0
     config, folder, asked = stages.calls[0]
-    assert config.seed == 4 and folder == Path("out") and asked == STAGE_VERBS[verb][0]
+    assert config.seed == 4 and folder == Path("out")
+    assert asked == (None if verb == "run" else STAGE_VERBS[verb][0])
     captured = capsys.readouterr()
     assert json.loads(captured.out)["metrics"]["popularity"]["ndcg@10"] == 0.5 and captured.err == ""
 

@@ -13,7 +13,7 @@ from catalograph.cli import main
 from catalograph.config_file import load_config
 from catalograph.drafting import draft_config
 from catalograph.validate import check_inputs
-from extract.errors import ConfigError
+from extract.errors import CatalographError, ConfigError
 
 PRODUCTS = (
     "id,name,description,price,category,image\n"
@@ -128,6 +128,39 @@ def test_what_cannot_be_told_is_an_error_that_says_what_to_give(
     with pytest.raises(ConfigError, match=code):
         draft_config(tables)
     assert not (tables / "shop.yaml").exists()
+
+
+def told(folder: Path) -> str:
+    with pytest.raises(CatalographError) as caught:
+        draft_config(folder)
+    return str(caught.value)
+
+
+def test_what_spreadsheets_do_to_a_table_is_named(tables: Path) -> None:
+    (tables / "products.csv").write_text(PRODUCTS.replace(",", ";"))
+    assert "parted by ';'" in told(tables) and "as a .csv with commas" in told(tables)
+    (tables / "products.csv").write_bytes(PRODUCTS.replace("Warm", "Wärme").encode("cp1252"))
+    assert "UTF-8" in told(tables) and "products.csv" in told(tables)
+    (tables / "products.csv").write_text("name,kind\na,b\na,b\na,c\n")
+    assert "`kind` comes nearest, 2 values in 3 rows; twice: 'b'" in told(tables)
+    (tables / "products.csv").write_text(PRODUCTS)
+    (tables / "orders.csv").write_text("customer_id,product_id\nc,1.0\nd,2.0\n")
+    assert "product_id (1.0, 2.0)" in told(tables) and "id (1, 2)" in told(tables)
+    (tables / "orders.csv").write_bytes("customer_id,product_id\nç,1\n".encode("cp1252"))
+    assert "UTF-8" in told(tables)
+
+
+def test_addresses_of_pictures_and_times_of_another_form_are_pointed_out(tables: Path) -> None:
+    (tables / "products.csv").write_text(PRODUCTS.replace("p1.png", "https://x.example/p1.png?s=1"))
+    for n in range(2, 9):
+        text = (tables / "products.csv").read_text()
+        (tables / "products.csv").write_text(text.replace(f"p{n}.png", f"https://x.example/p{n}.png"))
+    (tables / "orders.csv").write_text(ORDERS.replace("2026-03-", "March ").replace(" 10:00:00", ""))
+    text = draft_config(tables).config.read_text()
+    assert (
+        "# image holds addresses" in text and "pictures:" not in text.split("# Captions")[0].split("image")[0]
+    )
+    assert "# ordered_at is called like a time" in text and "split: {method: random}" in text
 
 
 def test_the_editor_finds_the_schema_beside_the_configuration(tables: Path) -> None:

@@ -120,7 +120,7 @@ def test_other_settings_are_told_with_both_values(tmp_path: Path) -> None:
     [
         ("{", "JSONDecodeError: Expecting property name"),
         ("[]", "TypeError: list indices"),
-        ('{"format_version": 1}', "KeyError: 'fingerprint'"),
+        ('{"format_version": 1}', "KeyError: 'parts'"),
         (
             '{"format_version": 2, "fingerprint": "x", "parts": {}}',
             "format_version 2 (known: 1) or a changed byte",
