@@ -95,6 +95,8 @@ def _validated(
     raw: dict[str, Any], lines: Mapping[tuple[str, ...], str], problems: list[Problem], source: str
 ) -> RunConfig:
     config: RunConfig | None = None
+    if halves := _half_letters(raw):
+        raise _error(problems + halves, lines, source)
     problems = problems + _not_finite(raw)
     try:
         config = RunConfig.model_validate(raw)
@@ -147,6 +149,19 @@ def _not_finite(value: Any, path: tuple[str, ...] = ()) -> list[Problem]:
     if isinstance(value, dict | list):
         below = value.items() if isinstance(value, dict) else enumerate(value)
         return [problem for key, inner in below for problem in _not_finite(inner, (*path, str(key)))]
+    return []
+
+
+def _half_letters(value: Any, path: tuple[str, ...] = ()) -> list[Problem]:
+    """Texts that no file could hold: the models' own messages break on them."""
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return [(path, f"holds half a letter, which UTF-8 does not have: {ascii(value)[:60]}")]
+    if isinstance(value, dict | list):
+        below = value.items() if isinstance(value, dict) else enumerate(value)
+        names = _half_letters([str(key) for key in value], path) if isinstance(value, dict) else []
+        return names + [
+            problem for key, inner in below for problem in _half_letters(inner, (*path, str(key)))
+        ]
     return []
 
 

@@ -77,6 +77,12 @@ def test_a_set_value_without_end_is_refused(tmp_path: Path, value: str) -> None:
         load_config(config(tmp_path, "data: {catalog: a}\n"), [f"caption={value}"])
 
 
+def test_half_a_letter_in_a_value_is_refused_by_key(tmp_path: Path) -> None:
+    text = 'data: {catalog: a}\nevaluate: {groups: ["x\\ud805"]}\n'
+    with pytest.raises(ConfigError, match="holds half a letter"):
+        load_config(config(tmp_path, text))
+
+
 def test_numbers_that_are_not_finite_are_refused_by_key(tmp_path: Path) -> None:
     text = "data: {catalog: a, interactions: b, memory_gib: .inf}\nseed: .nan\n"
     text += "retrievers: {p: {model: popularity}}\n"
