@@ -192,17 +192,18 @@ def gains(
         task(len(trials))
     rows, place = np.unique(of_trials, return_inverse=True)
     untouched = _rank_of(ordered_lists(rows, [lists[row] for row in rows], {}).take(place), items)
-    gain = alone["filled"] - alone["attacked"]
+    gain, risen = alone["filled"] - alone["attacked"], untouched - alone["attacked"]
     found: dict[str, Any] = {
         "gain": _mean(gain, trials, seed),
         "delivered": _mean(delivered["filled"] - delivered["attacked"], trials, seed),
-        "over_untouched": _mean(untouched - alone["attacked"], trials, seed),
+        "over_untouched": _mean(risen, trials, seed),
         "tokens_apart": float(np.abs(apart).mean()),
     }
     for name, of in BY.items():
         keys = np.array([of(trial) for trial in trials])
         found[name] = {
             key: _mean(gain[keys == key], [t for t in trials if of(t) == key], seed)
+            | {"over_untouched": float(risen[keys == key].mean())}
             for key in dict.fromkeys(keys.tolist())
         }
     return found

@@ -152,9 +152,9 @@ def merge_blocks(stores: Sequence[Path], own: Path) -> int:
     return taken
 
 
-def forget(store: Path) -> None:
-    """Removes a store's blocks, when the lists they made are written."""
-    shutil.rmtree(store / FOLDER, ignore_errors=True)
+def forget_blocks(road: Road) -> None:
+    """Removes a run's own blocks; to be called when the rerank stage is done."""
+    shutil.rmtree(road.path("rerank", "none").with_name(FOLDER), ignore_errors=True)
 
 
 def _lists_of(lists: Sequence[RankingList], number: int) -> Sequence[RankingList]:

@@ -26,7 +26,7 @@ from catalograph.rerank_lists import (
     training_lists,
     validation_lists,
 )
-from catalograph.rerank_parts import all_scores, blocks_of, fill_blocks, forget
+from catalograph.rerank_parts import all_scores, blocks_of, fill_blocks
 from catalograph.reranker_model import fresh_scorer, load_trained, model_identity, save_scorer
 from catalograph.retrieval import source_names
 from catalograph.road import Counts, Road
@@ -143,7 +143,6 @@ def rerank(road: Road) -> Counts:
     # Times are in the stage's own record: outputs are equal for equal runs.
     told = {"lists": len(lists), **asdict(cost)}
     write_atomic(road.path("rerank", "cost.json"), json.dumps(told).encode())
-    forget(store)
     return Counts(len(lists), len(lists), outputs=(*outputs, "cost.json"))
 
 

@@ -18,6 +18,7 @@ from catalograph.integrity import require_run
 from catalograph.locking import lock_folder
 from catalograph.progress import Progress
 from catalograph.report.data import MetricTable
+from catalograph.rerank_parts import forget_blocks
 from catalograph.road import Counts, Road
 from catalograph.runs import RunFolder, open_run
 from catalograph.trackers import need_trackers
@@ -43,6 +44,8 @@ class Stage:
     wanted: Callable[[RunConfig], bool] = lambda config: True
     disposable: bool = False
     """Holds no results: made again when its settings change, and whenever it is asked for by name."""
+    tidy: Callable[[Road], None] = lambda road: None
+    """Removes what only a stop half-way needed; called when the stage is done."""
 
 
 STAGES: dict[str, Stage] = {
@@ -76,6 +79,7 @@ STAGES: dict[str, Stage] = {
         reranking.rerank_parts,
         reranking.rerank,
         lambda config: config.rerank is not None,
+        tidy=forget_blocks,
     ),
     "evaluate": Stage(
         "80-evaluate", ("recommend", "rerank"), evaluation.evaluate_parts, evaluation.evaluate_lists
@@ -175,6 +179,7 @@ def run_stages(
                 counts = stage.work(road)
                 seconds = time.perf_counter() - started
                 kept.finish(counts.outputs, counts.as_dict(), seconds, peak_mib())
+                stage.tidy(road)
                 run.log("stage", stage=name, state="done", **counts.as_dict())
             told = {"from": str(road.origin.folder)} if lent else {}
             summary.stages[name] = {

@@ -18,6 +18,7 @@ from catalograph import reranking
 from catalograph.cli import main
 from catalograph.demo.shop import open_shop, write_shop
 from catalograph.rerank_parts import FOLDER, Blocks, merge_blocks
+from catalograph.stage_folder import StageFolder
 from extract.errors import UnsafeInput
 from rerank.inference import CHUNK, Cost
 
@@ -124,6 +125,10 @@ def test_two_parts_merged_are_the_bytes_of_one_process_and_no_list_is_read_again
     assert not (run / "stages" / "70-rerank" / FOLDER).exists()
 
 
+def interrupt(*given: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_rerank_that_was_killed_goes_on_behind_its_last_block(
     reranked: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +144,11 @@ def test_a_rerank_that_was_killed_goes_on_behind_its_last_block(
     monkeypatch.setattr(Blocks, "write", killed)
     assert main(["rerank", "--run-dir", str(run)]) == 130
     monkeypatch.setattr(Blocks, "write", lambda *given: (written.append(given[1]), write(*given)))
+    # Killed once more, when all is written and the stage is not yet done: no list is read again.
+    finish = StageFolder.finish
+    monkeypatch.setattr(StageFolder, "finish", interrupt)
+    assert main(["rerank", "--run-dir", str(run)]) == 130
+    monkeypatch.setattr(StageFolder, "finish", finish)
     assert main(["rerank", "--run-dir", str(run)]) == 0
     assert written == [0, 1]
     assert outputs(run) == outputs(reranked.root / "run-whole")
