@@ -273,11 +273,9 @@ def _open_record(folder: Path, refreshed: bool) -> dict[str, Any]:
     }
     if bool(run.get("refreshed")) != refreshed:
         raise RunFolderError(
-            "R110",
-            f"the run folder was {'not ' if refreshed else ''}made by refresh",
-            where=str(folder),
+            "R110", f"the run folder was {'not ' if refreshed else ''}made by refresh", where=str(folder),
             next_step="give refresh a new --run-dir, and the other verbs the run it started --from",
-        )
+        )  # fmt: skip
     version = run.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise RunFolderError(
