@@ -105,9 +105,11 @@ def watch(log: Path) -> None:
         note("begin", job[0], number)
         return epoch(model, optimizer, triples, config, number, team)
 
-    def watched_step(scorer: Any, batch: Any, words: Any, config: Any, accelerator: Any, key: Any) -> Any:
+    def watched_step(
+        scorer: Any, batch: Any, words: Any, config: Any, accelerator: Any, key: Any, *rest: Any
+    ) -> Any:
         note("begin", "finetune", key[1])
-        return step(scorer, batch, words, config, accelerator, key)
+        return step(scorer, batch, words, config, accelerator, key, *rest)
 
     TransformersCaptioner.caption = watched_caption  # type: ignore[method-assign]
     SentenceEmbedder.embed = watched_embed  # type: ignore[method-assign]
