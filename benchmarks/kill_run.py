@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from catalograph.demo import packaged_config
 from catalograph.demo.shop import open_shop, write_shop
@@ -97,14 +97,17 @@ class Killer:
         )
         return self.starting + sum(open_stages)
 
+    def await_moment(self, process: Any, folder: Path) -> None:
+        """Returns where the process ends by itself, and raises TimeoutExpired when it is to be killed."""
+        process.wait(self.chance.uniform(0, self.left(folder)))
+
     def attempt(self, folder: Path) -> str | None:
         """Starts the run and kills it. Returns the stage that was hit, or None if the run ended before."""
-        delay = self.chance.uniform(0, self.left(folder))
         log = folder.with_suffix(".log")
         with log.open("w") as stream:
             process = self.start(folder, stream)
             try:
-                process.wait(delay)
+                self.await_moment(process, folder)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
             code = process.wait()

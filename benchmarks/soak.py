@@ -4,10 +4,10 @@
 
 As `kill_run.py`: a small drawn shop goes through the demo's own road (packaged captioner, MiniLM,
 retrievers, packaged language model, LoRA) once undisturbed, and then in other folders under SIGKILL at
-random moments, uniform over what a folder has left to do, from the first import of a stage to the last file
-of the report. Importing torch takes longer than all the work here, so nine of ten processes are forked from
-one that has imported the libraries, and every tenth is started afresh. Five kills make a folder; then it is
-finished undisturbed.
+random moments: in each folder one while captions are made, one while vectors are, and then uniform over what
+it has left to do, from the first import of a stage to the last file of the report. Importing torch takes
+longer than all the work here, so nine of ten processes are forked from one that has imported the libraries,
+and every tenth is started afresh. Five kills make a folder; then it is finished undisturbed.
 
 Claims: every folder has the hash of the undisturbed run; `catalograph verify` finds nothing in any; and a
 kill costs at most one unit of work. Units: a shard for captions and vectors, a checkpoint's interval for
@@ -44,6 +44,7 @@ from catalograph.runs import content_hash, verify
 
 ITEMS, PEOPLE = 40, 50
 KILLS_PER_FOLDER, AFRESH = 5, 10
+AIMS = {"captions": "20-caption", "vectors": "30-embed"}
 SETS = (
     "retrievers.lirdrec.train.epochs=4", "retrievers.titles_only.train.epochs=4", "candidates.k=10",
     "caption.batch_size=8", "rerank.finetune.epochs=2", "rerank.finetune.max_lists=32",
@@ -167,11 +168,26 @@ class Soaker(Killer):
         super().__init__(root, seed, quick=False)
         self.started = 0
         self.logs: list[Path] = []
+        self.aims: list[str] = []
+        """What the next processes are to be killed at, in turn; chance alone seldom hits what is short."""
+
+    def await_moment(self, process: Any, folder: Path) -> None:
+        """As a killer, but waits first for the model that is aimed at to begin."""
+        aim = self.aims.pop(0) if self.aims else None
+        if aim is None:
+            super().await_moment(process, folder)
+            return
+        while f"model {aim} ".encode() not in self.logs[-1].read_bytes():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.002)
+                return
+        process.wait(self.chance.uniform(0, self.seconds[AIMS[aim]]))
 
     def start(self, folder: Path, stream: IO[str]) -> Any:
         log = folder.with_suffix(f".{self.started:05d}.work")
         self.started += 1
         self.logs.append(log)
+        log.touch()
         arguments = [*self.command[3:], "--run-dir", str(folder)]
         if self.started % AFRESH:
             return Forked(arguments, stream, lambda: watch(log))
@@ -255,7 +271,7 @@ def measure(root: Path, seed: int, kills: int, minutes: float) -> dict[str, Any]
     wanted = content_hash(golden)
     while state["kills"] < kills and time.monotonic() - began < 60 * minutes:
         folder = root / f"killed-{len(state['folders']) + 1}"
-        soaker.logs, hit = [], Counter[str]()
+        soaker.logs, soaker.aims, hit = [], list(AIMS), Counter[str]()
         while hit.total() < min(KILLS_PER_FOLDER, kills - state["kills"]):
             stage = soaker.attempt(folder)
             if stage is None:
