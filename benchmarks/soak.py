@@ -44,7 +44,7 @@ from catalograph.runs import content_hash, verify
 
 ITEMS, PEOPLE = 40, 50
 KILLS_PER_FOLDER, AFRESH = 5, 10
-AIMS = {"captions": "20-caption", "vectors": "30-embed"}
+AIMS = ("captions", "vectors")
 SETS = (
     "retrievers.lirdrec.train.epochs=4", "retrievers.titles_only.train.epochs=4", "candidates.k=10",
     "caption.batch_size=8", "rerank.finetune.epochs=2", "rerank.finetune.max_lists=32",
@@ -168,20 +168,23 @@ class Soaker(Killer):
         super().__init__(root, seed, quick=False)
         self.started = 0
         self.logs: list[Path] = []
+        self.calls: dict[str, int] = {}
+        """How often a model is called in an undisturbed run."""
         self.aims: list[str] = []
         """What the next processes are to be killed at, in turn; chance alone seldom hits what is short."""
 
     def await_moment(self, process: Any, folder: Path) -> None:
-        """As a killer, but waits first for the model that is aimed at to begin."""
+        """As a killer, or, where there is an aim, as soon as a model is called for the n-th time, n by chance."""
         aim = self.aims.pop(0) if self.aims else None
         if aim is None:
             super().await_moment(process, folder)
             return
-        while f"model {aim} ".encode() not in self.logs[-1].read_bytes():
+        calls = self.chance.randint(1, self.calls[aim])
+        while self.logs[-1].read_bytes().count(f"model {aim} ".encode()) < calls:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.002)
                 return
-        process.wait(self.chance.uniform(0, self.seconds[AIMS[aim]]))
+        process.wait(0)
 
     def start(self, folder: Path, stream: IO[str]) -> Any:
         log = folder.with_suffix(f".{self.started:05d}.work")
@@ -268,6 +271,8 @@ def measure(root: Path, seed: int, kills: int, minutes: float) -> dict[str, Any]
         if content_hash(root / "again") != content_hash(golden):
             raise SystemExit("two undisturbed runs differ")
     soaker.learn_times(root / "again" if (root / "again").is_dir() else golden, state["undisturbed"])
+    told_once = golden.with_suffix(".00000.work").read_text()
+    soaker.calls = {aim: told_once.count(f"model {aim} ") for aim in AIMS}
     wanted = content_hash(golden)
     while state["kills"] < kills and time.monotonic() - began < 60 * minutes:
         folder = root / f"killed-{len(state['folders']) + 1}"
