@@ -174,7 +174,7 @@ class Soaker(Killer):
         """What the next processes are to be killed at, in turn; chance alone seldom hits what is short."""
 
     def await_moment(self, process: Any, folder: Path) -> None:
-        """As a killer, or, where there is an aim, as soon as a model is called for the n-th time, n by chance."""
+        """As a killer; where there is an aim, as soon as a model is called the n-th time, n by chance."""
         aim = self.aims.pop(0) if self.aims else None
         if aim is None:
             super().await_moment(process, folder)
