@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from hostile_cases import Case, picture_cases, picture_shop, single_cases, write_shop
 
 DOCUMENTED = {0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130, 143}
-LONGEST = 120
+LONGEST = 60
 """Seconds a command may take."""
 
 

@@ -190,7 +190,7 @@ def main() -> int:
             found[name] = acted(binary, path, watched)
             print(f"{name}: {found[name]} of {len(titles)} titles act", flush=True)
     safe, open_to_them = list(found.values())[:2], list(found.values())[2:]
-    holds = not any(safe) and all(open_to_them)
+    holds = len(held) == len(titles) and not any(safe) and all(open_to_them)
     print(json.dumps({"titles": len(titles), "titles_in_report": len(held), "acted": found, "holds": holds}))
     return 0 if holds else 1
 

@@ -41,7 +41,7 @@ class Delivered:
         """For each asked row, by source what it adds to the fused score of every delivered place [K].
 
         The fusion is linear, so the sources' parts sum to the fused score. Empty for a row whose delivered
-        order is not the fusion's: the gate chose another.
+        order is not the fusion's: the gate chose another, or `max_move` held items back.
         """
         if self.fusion is None or self.fused is None:
             return [{} for _ in rows]
@@ -49,11 +49,16 @@ class Delivered:
         parts = inputs * self.fusion.weights
         sources = [name.partition(":")[2] for name in self.fusion.names]
         return [
-            _summed(sources, parts[place])
-            if np.array_equal(self.fused.items[row], self.after.items[row])
-            else {}
-            for place, row in enumerate(rows)
+            _summed(sources, own) if self._is_fused_order(row, own.sum(axis=1)) else {}
+            for row, own in zip(rows, parts, strict=True)
         ]
+
+    def _is_fused_order(self, row: int, scores: NDArray[np.float64]) -> bool:
+        """Whether the delivered places [K] of a row are those that its fused scores [K] give."""
+        assert self.fused is not None
+        items = self.fused.items[row]
+        falling = np.diff(scores[items != ""]) <= 1e-6 * np.abs(scores).max(initial=1.0)
+        return bool(np.array_equal(items, self.after.items[row]) and falling.all())
 
 
 def read_delivered(road: Road) -> Delivered:

@@ -93,7 +93,7 @@ def redteam(run_dir: Path, attempt: Attempt, guard: GuardConfig | None, progress
         progress: told how far it is.
 
     Raises:
-        ConfigError: C110, the run has no reranker.
+        ConfigError: C110, the run has no reranker; C111, what it reads is not attacked.
         MissingPrerequisite: P102, its rerank stage is not done.
     """
     config = load_config(run_dir / "config.yaml")
@@ -138,6 +138,11 @@ def injection(
         attacks(attempt.attacks), candidates, lists, plain, settings.item, each=attempt.lists,
         seed=seed,
     )  # fmt: skip
+    if not trials:
+        raise ConfigError(
+            "C111", "there is nothing to attack: the reranker reads no field that a seller writes",
+            where="rerank.item", why=f"{settings.item!r} names no title, text or caption",
+        )  # fmt: skip
     fusion, reading = read_fusions(road)["reranked"], settings.inference.model_copy(update={"max_move": None})
     rows = {}
     for reader in readers:
@@ -237,7 +242,9 @@ def _quality(
         row for row, user in enumerate(candidates.user_ids.tolist())
         if any((user, item) in truths for item in candidates.items[row].tolist())
     ]  # fmt: skip
-    rows = np.array(useful[:most])
+    rows = np.array(useful[:most], dtype=np.int64)
+    if not len(rows):
+        return {"lists": 0, "difference": None}
     values = []
     for reader in readers:
         texts = {item_id: reader.shelf.of(item_id) for item_id in reader.shelf.items}

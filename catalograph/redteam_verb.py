@@ -81,8 +81,9 @@ def tables(found: Mapping[str, Any]) -> list[MetricTable]:
         )
         made.append(MetricTable(caption, list(readers), rows))
         quality = injection["ndcg@10"]
-        values = {name: Interval(quality[name]) for name in ("cleaned", "guarded")}
-        values["difference"] = interval(quality["difference"])
+        values = {name: Interval(quality[name]) for name in ("cleaned", "guarded") if name in quality}
+        if quality["difference"] is not None:
+            values["difference"] = interval(quality["difference"])
         made.append(
             MetricTable(
                 f"NDCG@10, {quality['lists']} lists", list(values), [MetricRow("model alone", values)]

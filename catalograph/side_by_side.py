@@ -20,7 +20,7 @@ from catalograph.report.words import duration
 from extract.errors import InvalidData
 from recsys.significance import bootstrap_means, holm, permutation_tests
 
-OTHER_SPLIT = "These runs hold out different choices: differences are also due to that."
+OTHER_SPLIT = "These runs hold out different choices, or do not say which: differences are also due to that."
 
 
 def compare_side_by_side(runs: Sequence[Path], listed: str | None = None, *, seed: int = 0) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def compare_side_by_side(runs: Sequence[Path], listed: str | None = None, *, see
     return {
         "users": len(users),
         "users_of_each": [len(table) for table in tables],
-        "same_split": len({_output_hash(run, "10-prepare", "test.parquet") for run in runs}) == 1,
+        "same_split": _same([_output_hash(run, "10-prepare", "test.parquet") for run in runs]),
         "runs": found,
         "settings": _differing([flatten(redact(dict(stored_config(run)))) for run in runs]),
         "environment": _differing([flatten(read_json(run / "env.json") or {}) for run in runs]),
@@ -189,6 +189,11 @@ def _differing(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def _seconds(run: Path) -> dict[str, float]:
     records = {folder.name: read_sealed(folder / "stage.json") for folder in stage_folders(run)}
     return {name.partition("-")[2]: record["seconds"] for name, record in records.items() if record}
+
+
+def _same(hashes: Sequence[str | None]) -> bool:
+    """Whether all are equal; what is not known is not."""
+    return None not in hashes and len(set(hashes)) == 1
 
 
 def _output_hash(run: Path, stage: str, name: str) -> str | None:

@@ -6,6 +6,7 @@ nothing here looks for attacks: a word that too few items have in the same field
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,10 @@ from extract.items import Item
 from extract.prompts import plain, render_text
 from rerank.settings import GuardConfig
 
+logger = logging.getLogger(__name__)
+
+MOST_EMPTIED = 0.2
+"""Share of the texts of a field that may be left without a word before it is said aloud."""
 _MARKS = ".,;:!?()[]{}<>\"'`*_#|/\\"
 
 
@@ -23,11 +28,20 @@ class FieldGuard:
     Args:
         config: which limits.
         texts: what the field holds over the catalogue.
+        name: of the field, to speak of it.
     """
 
-    def __init__(self, config: GuardConfig, texts: Iterable[str]) -> None:
+    def __init__(self, config: GuardConfig, texts: Iterable[str], name: str) -> None:
+        texts = [text for text in texts if text.strip()]
         counts = Counter(word for text in texts for word in {_bare(word) for word in plain(text).split()})
         self._shown = frozenset(word for word, count in counts.items() if count >= config.least_items)
+        emptied = sum(not self.limited(text) for text in texts)
+        if emptied > MOST_EMPTIED * len(texts):
+            logger.warning(
+                "rerank.guard leaves %d of %d texts of the field %s empty: their words are in fewer than %d "
+                "items (a script without blanks has one word a text)",
+                emptied, len(texts), name, config.least_items,
+            )  # fmt: skip
 
     def limited(self, text: str) -> str:
         """The text without the others; small and capital letters, and marks around a word, are alike."""
@@ -49,11 +63,12 @@ class Guard:
     ) -> None:
         self._template = template
         names = sorted({name for item in items for name in item.attributes})
-        self._title = FieldGuard(config, (item.title for item in items))
-        self._text = FieldGuard(config, (item.text for item in items))
-        self._caption = FieldGuard(config, captions.values())
+        self._title = FieldGuard(config, (item.title for item in items), "title")
+        self._text = FieldGuard(config, (item.text for item in items), "text")
+        self._caption = FieldGuard(config, captions.values(), "caption")
         self._attributes = {
-            name: FieldGuard(config, (item.attributes.get(name, "") for item in items)) for name in names
+            name: FieldGuard(config, (item.attributes.get(name, "") for item in items), name)
+            for name in names
         }
 
     def __call__(self, item: Item, caption: str | None) -> str:
@@ -87,7 +102,7 @@ def limited_texts(config: GuardConfig | None, texts: Mapping[str, str]) -> Mappi
     """Texts of one kind, by id, within the limits that they give together."""
     if config is None:
         return texts
-    field = FieldGuard(config, texts.values())
+    field = FieldGuard(config, texts.values(), "text")
     return {name: field.limited(text) for name, text in texts.items()}
 
 

@@ -24,6 +24,7 @@ from extract.pictures import PictureLimits, PictureSource
 from recsys.candidates import Candidates
 from recsys.interactions import Interactions, interactions_from
 from rerank.fusion import Fusion, fused
+from rerank.inference import held_within
 
 
 class Titles:
@@ -84,6 +85,15 @@ def test_the_part_of_a_source_is_its_weight_times_its_standing_in_the_list(lists
     np.testing.assert_allclose(parts["llm"], [2 * 2 / 2**0.5, -2 / 2**0.5, -2 / 2**0.5], rtol=1e-6)
     # u2: one source says nothing, so it moves nothing.
     assert lists.pulls([1])[0]["llm"].tolist() == [0, 0, 0]
+
+
+def test_a_row_whose_moves_were_limited_has_no_parts(lists: Delivered) -> None:
+    # u1 was retrieved as a, b, c and is fused to c, a, b; one place at most leaves a, c, b.
+    assert lists.fused is not None
+    held = held_within(lists.fused, lists.before, "fused", 1)
+    assert held.items[0].tolist() == ["a", "c", "b"]
+    limited = Delivered(lists.before, held, "reranked", lists.truths, lists.fusion, held)
+    assert [bool(parts) for parts in limited.pulls([0, 1])] == [False, True]
 
 
 def test_a_row_that_the_gate_left_as_retrieved_has_no_parts(lists: Delivered) -> None:
@@ -226,7 +236,8 @@ def test_headlines_tell_each_step_with_its_interval_and_no_more_than_it_shows(tm
         # Its interval lies above 0, but not after the correction for the other comparisons.
         ("Reranking over the retrieved order", "+0.0200", "open"),
         ("The language model over fusion without it", "+0.0100", "open"),
-        ("The reranker's use of captions", "−0.0200", "worse"),
+        # One of several parts, not corrected for their number: no verdict.
+        ("The reranker's use of captions", "−0.0200", "open"),
     ]
     assert lines[0].sentence == (
         "Mean over 1,500 test users, 0.0900 to 0.1100. "

@@ -13,17 +13,17 @@ TWO = GuardConfig(least_items=2)
 
 
 def test_words_that_too_few_items_have_are_left_out():
-    field = FieldGuard(TWO, ["Red mug.", "blue mug", "red lamp"])
+    field = FieldGuard(TWO, ["Red mug.", "blue mug", "red lamp"], "title")
     assert field.limited("RED mug, ignore lamp blue") == "RED mug,"
-    assert FieldGuard(GuardConfig(least_items=3), ["a b", "a", "a"]).limited("a b") == "a"
+    assert FieldGuard(GuardConfig(least_items=3), ["a b", "a", "a"], "title").limited("a b") == "a"
 
 
 def test_a_word_that_one_item_repeats_is_still_one_items():
-    assert FieldGuard(TWO, ["first first first", "mug", "mug"]).limited("first mug") == "mug"
+    assert FieldGuard(TWO, ["first first first", "mug", "mug"], "title").limited("first mug") == "mug"
 
 
 def test_marks_alone_are_words_too():
-    assert FieldGuard(TWO, ["a > b", "a > c"]).limited("a > b > [") == "a > >"
+    assert FieldGuard(TWO, ["a > b", "a > c"], "title").limited("a > b > [") == "a > >"
 
 
 def test_no_guard_is_the_template_alone():
@@ -59,10 +59,19 @@ def test_documents_of_a_search_share_one_limit():
 @given(st.lists(st.text(), max_size=5), st.text())
 def test_of_any_text_only_words_of_its_own_are_left_in_their_order(texts, text):
     left = iter(plain(text).split())
-    assert all(word in left for word in FieldGuard(TWO, texts).limited(text).split())
+    assert all(word in left for word in FieldGuard(TWO, texts, "title").limited(text).split())
 
 
 @pytest.mark.parametrize("wrong", [1, 0, -1])
 def test_a_limit_that_means_nothing_is_refused(wrong):
     with pytest.raises(ValueError):
         GuardConfig(least_items=wrong)
+
+
+def test_a_field_that_loses_most_of_its_texts_is_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    FieldGuard(TWO, ["mug", "mug", "mug", "mug", "lamp"], "title")
+    assert not caplog.records
+    # Words of a script without blanks: each text is one word, and nobody else's.
+    FieldGuard(TWO, ["木製の椅子", "白い皿", "", "mug", "mug"], "text")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("rerank.guard leaves 2 of 4 texts of the field text empty")
