@@ -28,7 +28,7 @@ class Case:
     says: str
     """Part of what the command prints."""
     more: tuple[str, ...] = ()
-    """Arguments beside the configuration and the run folder; with ``plain`` all of them."""
+    """Arguments beside the configuration and the run folder; a search has these alone."""
     check: Callable[[Path], str] = field(default=lambda folder: "")
     """What is wrong with what the command left, or nothing."""
     first: str = ""
