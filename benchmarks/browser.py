@@ -17,11 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-def find_browser() -> str | None:
-    """The path of an installed Chromium; CHROMIUM in the environment comes first."""
+def find_browser(asked: str | None = None) -> str | None:
+    """The path of an installed Chromium: the one of this name or path, else CHROMIUM in the environment."""
+    if asked:
+        return shutil.which(asked)
     return os.environ.get("CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)
 
 

@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from soak import SETS, Forked, load_libraries
+from forked import Forked, load_libraries
+from soak import SETS
 
 from catalograph.demo import packaged_config
 from catalograph.demo.shop import open_shop, write_shop

@@ -3,9 +3,9 @@ traceback.
 
     python benchmarks/hostile_inputs.py [--seed 0] [--workers 2] [--only ROW ...] [--quick]
 
-Every case of `hostile_cases.py` is a process of its own: `catalograph VERB` on a tiny shop of which one
-thing was spoilt. Pictures (`hostile_pictures.py` makes them) go through `extract` by rows of the table,
-many in one catalogue, and each is looked up in the quarantine: its reason must fit. A server listens
+Every case that `hostile_cases.py` gathers is a process of its own: `catalograph VERB` on a tiny shop of
+which one thing was spoilt. Pictures (`picture_traps.py` makes them) go through `extract` by rows of the
+table, many in one catalogue, and each is looked up in the quarantine: its reason must fit. A server listens
 meanwhile where the hostile addresses lead, and must never be called. Claims: the exit code is the expected
 one and is documented, the message says what is wrong, no traceback, no process that takes longer than a
 minute, no code of a stranger run.
@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from hostile_cases import Case, picture_cases, picture_shop, single_cases, write_shop
+from hostile_cases import picture_cases, picture_shop, single_cases
+from hostile_shop import Case, write_shop
 
 DOCUMENTED = {0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130, 143}
 LONGEST = 60

@@ -19,7 +19,6 @@ import html
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,11 +30,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from browser import find_browser
 
 from catalograph.demo import packaged_config
 from catalograph.demo.shop import open_shop, write_shop
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ACT = "document.documentElement.setAttribute('data-acted-NUMBER','')"
 SERVER = "http://127.0.0.1:PORT/NUMBER"
 
@@ -104,11 +103,6 @@ def payloads(port: int) -> list[str]:
     return [text.replace("PORT", str(port)).replace("NUMBER", str(n)) for n, text in enumerate(PAYLOADS)]
 
 
-def browser(name: str | None = None) -> str | None:
-    """A Chromium on this machine."""
-    return next((found for n in ([name] if name else BROWSERS) if n and (found := shutil.which(n))), None)
-
-
 def acted(binary: str, page: Path, watched: Server) -> int:
     """How many titles acted: set a mark on the page, or asked the server."""
     watched.asked.clear()
@@ -164,11 +158,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--browser", help="name or path of the browser; default: the first that is found")
+    parser.add_argument(
+        "--browser", help="name or path of the browser; default: CHROMIUM, or the first that is found"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="60 items and 80 people instead of 200 and 200")
     chosen = parser.parse_args()
-    binary = browser(chosen.browser)
+    binary = find_browser(chosen.browser)
     if binary is None:
         print(json.dumps({"browser": None, "holds": None}))
         return 0

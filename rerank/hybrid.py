@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from extract.embed import token_batches
+from rerank.known import input_projections, known_of, number_fusion
 from rerank.lists import RankingList
 from rerank.prompts import EncodedList, PromptEncoder
 from rerank.scorer import ListwiseScorer, adapted, load_scorer
 from rerank.settings import RerankConfig
-from rerank.token import known_of, number_fusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ class HybridReranker(nn.Module):
         super().__init__()
         size = decoder.config.get_text_config().hidden_size
         self.decoder = decoder
-        self.item = nn.Linear(width, size)
-        self.known = nn.Sequential(nn.Linear(inputs, size), nn.GELU(), nn.Linear(size, size))
+        self.item, self.known = input_projections(width, inputs, size)
         self.fusion = number_fusion(inputs)
         self.dropout = nn.Dropout(dropout)
         for layers in (self.item, self.known, self.fusion):

@@ -24,13 +24,10 @@ from extract.embed import token_batches
 from extract.errors import InvalidData
 from extract.store import write_atomic
 from rerank.inference import Scorer
-from rerank.inputs import ItemVectors
+from rerank.known import input_projections, known_of, number_fusion
 from rerank.lists import RankingList
 from rerank.scorer import adapted, causal_model, load_model
 from rerank.settings import RerankConfig, TokenConfig
-
-FUSION = 64
-"""Width of the layers that fuse a candidate's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +72,7 @@ class TokenReranker(nn.Module):
         super().__init__()
         size = decoder.config.get_text_config().hidden_size
         self.decoder = decoder
-        self.item = nn.Linear(width, size)
-        self.known = nn.Sequential(nn.Linear(inputs, size), nn.GELU(), nn.Linear(size, size))
+        self.item, self.known = input_projections(width, inputs, size)
         self.kind = nn.Parameter(0.02 * torch.randn(2, size))
         # A fusion of the inputs at first, as the head is silent; the decoder learns what that misses.
         self.head = nn.Linear(size, 1)
@@ -164,23 +160,6 @@ def collate(prompts: Sequence[SoftPrompt], device: torch.device) -> SoftBatch:
         **tensors, vectors=torch.from_numpy(table).to(device), inputs=torch.from_numpy(inputs).to(device),
         mask=torch.from_numpy(mask).to(device).bool(), starts=torch.from_numpy(starts).to(device),
     )  # fmt: skip
-
-
-def number_fusion(inputs: int) -> nn.Sequential:
-    """Fuses a candidate's S numbers into one: two layers."""
-    return nn.Sequential(
-        nn.Linear(inputs, FUSION), nn.GELU(), nn.Linear(FUSION, FUSION), nn.GELU(), nn.Linear(FUSION, 1)
-    )
-
-
-def known_of(entry: RankingList) -> tuple[NDArray[np.float32], ItemVectors]:
-    """The inputs [K, S] and the item vectors of a list; R304 where it has none."""
-    if entry.inputs is None or entry.vectors is None:
-        raise InvalidData(
-            "R304", f"the list of user {entry.user_id} has no inputs for a soft token",
-            next_step="give inputs and vectors to ranking_lists",
-        )  # fmt: skip
-    return entry.inputs, entry.vectors
 
 
 class TokenScorer:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,27 +23,25 @@ from recsys.interactions import read_interactions
 from rerank.search import read_qrels, read_requests, read_run
 from rerank.teacher import read_orders
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module
-    spec.loader.exec_module(module)
-    return module
+def modules() -> Iterator[tuple[ModuleType, ModuleType]]:
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("fuzz_shop"), importlib.import_module("fuzz_engines")
+    sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.mark.parametrize("surface", ["config", "set", "catalogue", "interactions", "manifests", "trec"])
 def test_no_input_of_a_surface_raises_anything_but_our_errors(
-    fuzz: ModuleType, surface: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    modules: tuple[ModuleType, ModuleType], surface: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fuzz, "hurry", lambda: None)
-    shop = fuzz.Shop(tmp_path)
+    files, engines = modules
+    monkeypatch.setattr(files, "hurry", lambda: None)
+    shop = files.Shop(tmp_path)
     shop.make_runs()
-    fuzz.by_hypothesis(shop, surface, 30, 3)
+    engines.by_hypothesis(shop, surface, 30, 3)
     assert shop.tracebacks == {} and shop.found.total() >= 30
 
 

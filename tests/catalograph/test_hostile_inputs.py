@@ -52,7 +52,7 @@ def test_every_hostile_input_of_a_row_gets_its_exit_code_and_its_words(
         case for case in cases.single_cases() if case.row == row and case.row in ROWS
     ):
         folder = tmp_path / str(number)
-        cases.write_shop(folder)
+        harness.write_shop(folder)
         monkeypatch.chdir(folder)
         if case.first:
             assert main(harness.command(case.first)[3:]) == 0

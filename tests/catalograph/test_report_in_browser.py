@@ -11,9 +11,10 @@ from catalograph.report.data import Card, ReportData, UserExample
 from catalograph.report.render import render_report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from report_in_browser import PAYLOADS, acted, browser, payloads, server, unescaped
+from browser import find_browser
+from report_in_browser import PAYLOADS, acted, payloads, server, unescaped
 
-pytestmark = pytest.mark.skipif(browser() is None, reason="no Chromium on this machine")
+pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
 
 
 def page_of(titles: list[str]) -> str:
@@ -27,7 +28,7 @@ def page_of(titles: list[str]) -> str:
 
 
 def test_hostile_titles_act_on_an_open_page_and_not_in_the_report(tmp_path: Path) -> None:
-    binary = browser()
+    binary = find_browser()
     assert binary is not None
     with server() as watched:
         titles = payloads(watched.port)
