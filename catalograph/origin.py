@@ -22,9 +22,12 @@ from catalograph.road import KEPT, SHARDS, Finished
 from catalograph.stage_folder import StageFolder
 from catalograph.stages import STAGES
 from extract.errors import InvalidData, MissingPrerequisite
-from extract.store import ShardStore, canonical_json, hash_file, write_atomic
+from extract.store import ShardStore, canonical_json, fingerprint, hash_file, write_atomic
 
 logger = logging.getLogger(__name__)
+
+READ = ("prepare", "train", "recommend", "finetune")
+"""Stages that a refresh goes on from."""
 
 
 class Origin(Finished):
@@ -62,8 +65,10 @@ class Origin(Finished):
 
     @property
     def hash(self) -> str:
-        """The identity of the run's content."""
-        return content_hash(self.folder)
+        """What tells this run from another: its content; where it lends nothing, that of the stages read."""
+        if self.lends:
+            return content_hash(self.folder)
+        return fingerprint(**{name: self.hash_of(name) for name in READ if self.is_done(name)})
 
     def need(self, names: Iterable[str]) -> None:
         """Raise MissingPrerequisite P102 for the first of these stages that is not done."""
@@ -76,9 +81,17 @@ class Origin(Finished):
                     next_step=f"run `catalograph {name} --run-dir {self.folder}` first",
                 )
 
-    def lend(self, name: str, to: StageFolder) -> bool:
-        """Makes a stage of another run done with the outputs of this one, if both are made from the same."""
+    def lend(self, name: str, to: StageFolder, other: Finished) -> bool:
+        """Makes a stage of another run done with the outputs of this one, if both are made from the same.
+
+        A stage's parts are what may change inside one run folder. Here all else may have changed too: the
+        stages below, however far, and the device.
+        """
         if not (self.lends and self.is_done(name)) or self.stage(name).parts != to.parts:
+            return False
+        if name != "prepare" and self.config.device != other.config.device:
+            return False
+        if any(self.hash_of(below) != other.hash_of(below) for below in _below(name)):
             return False
         own = self.stage(name)
         paths = [path for path, _ in path_hashes(own.record)]
@@ -89,6 +102,8 @@ class Origin(Finished):
         to.finish(paths, own.counts)
         if to.hash != own.hash:
             logger.warning("stage %s of %s is damaged, and done again here", name, self.folder)
+            for path in paths:
+                to.output(path).unlink(missing_ok=True)
             to.reopen()
         return to.done
 
@@ -120,6 +135,12 @@ class Origin(Finished):
         store = ShardStore.open(source)
         if canonical_json(store.parts) == canonical_json(dict(parts)):
             _link_tree(source, shelf)
+
+
+def _below(name: str) -> set[str]:
+    """The stages that a stage needs, and those that they need."""
+    needs = set(STAGES[name].needs)
+    return needs.union(*map(_below, needs))
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from catalograph.filling import model_folder
@@ -101,5 +102,7 @@ def save_scorer(scorer: Scorer, folder: Path, settings: RerankConfig) -> None:
         config.target_modules = sorted(config.target_modules)
         config.base_model_name_or_path = settings.model
     need_room(folder, sum(p.numel() * p.element_size() for p in scorer.model.parameters() if p.requires_grad))
+    # peft writes into files that are there, and those may be another run's, by hard links.
+    shutil.rmtree(folder, ignore_errors=True)
     # No embedding is trained; left to itself, peft would ask the model hub whether the vocabulary has grown.
     scorer.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)

@@ -103,7 +103,7 @@ class Road(Finished):
 
     def borrow(self, name: str) -> bool:
         """Takes over a stage of the run this one comes from, if made from the same; whether it did."""
-        return self._origin is not None and self._origin.lend(name, self._stages[name])
+        return self._origin is not None and self._origin.lend(name, self._stages[name], self)
 
     def outputs_exist(self, name: str) -> bool:
         """Whether what a finished stage wrote outside its folder is there: the report's page."""
