@@ -10,9 +10,10 @@ gamma / 2 * [log mean exp(-2 ||u - u'||^2) + log mean exp(-2 (||j - j'||^2 - 2 +
 the batch's users and of its drawn negatives, s = the cosine of the fused vectors, between min_similarity and
 max_similarity: items are pushed apart only until they are as alike as their content.
 
-Two things decide on dense data, as in the published code. The items that are pushed apart are drawn evenly:
-among the chosen ones, as DirectAU has it, the much chosen would be pushed hardest, away from the many users
-they have. And items keep the length that propagation gave them in ranking. docs/methods.md has the figures.
+Two things decide on dense data, as in the published code. The items that are pushed apart are the drawn ones,
+nearly evenly spread: among the chosen ones, as DirectAU has it, the much chosen would be pushed hardest, away
+from the many users they have. And items keep the length that propagation gave them in ranking.
+docs/methods.md has the figures.
 
 Where this differs from the published code:
 - p is drawn from Beta(alpha, alpha) for each item and step in training and is 1/2 in ranking, a fresh forward
