@@ -64,5 +64,5 @@ FILMS: dict[str, list[Setting]] = {
     "bm3": settings({}, FEW | {"learning_rate": [1e-2]}),
     "smore": settings({}, PAIRS),
     "lirdrec": settings({"layers": [2], "embedding_size": [32]}, FEW | {"learning_rate": [5e-3]}),
-    "cm3": settings({"layers": [2], "embedding_size": [32]}, PAIRS),
+    "cm3": settings({}, PAIRS),
 }

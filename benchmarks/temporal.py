@@ -47,7 +47,7 @@ GRIDS: dict[str, list[Setting]] = {
     "freedom": settings({"kept_edges": [0.2, 0.5]}, TRAINED | RATE),
     "bm3": settings({"feature_weight": [0.2]}, TRAINED | {"learning_rate": [1e-2]}),
     "smore": settings({"layers": [2]}, TRAINED | RATE),
-    "cm3": settings({"layers": [2], "embedding_size": [32]}, TRAINED | RATE),
+    "cm3": settings({}, TRAINED | RATE),
     "lirdrec": settings({"layers": [2], "embedding_size": [32]}, TRAINED | RATE),
 }
 

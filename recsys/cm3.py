@@ -4,18 +4,20 @@ ranked.
 
 Blocks: n(MLP_m f) of each modality m, and their fusion: unit vectors n(W_m f + b), drawn together by De
 Casteljau's scheme with spherical interpolation at a point p. Users have a table for each block. X = the
-blocks side by side; H = sum over l = 0..L of A^l X, item = n(H_i + S H_i), user = n(H_u, each block times its
-share), a softmax over a free table. Score = <user, item>. Loss = mean ||u - i||^2 + gamma / 2 * [log mean
-exp(-2 ||u - u'||^2) + log mean exp(-2 (||j - j'||^2 - 2 + 2 s_jj'))], over the pairs of the batch's users and
-of its items, s = the cosine of the fused vectors, between min_similarity and max_similarity: items are pushed
-apart only until they are as alike as their content.
+blocks side by side; H = sum over l = 0..L of A^l X, item = H_i + S H_i, user = n(H_u, each block times its
+share), a softmax over a free table. Score = <user, item>. With i = n(item), the loss = mean ||u - i||^2 +
+gamma / 2 * [log mean exp(-2 ||u - u'||^2) + log mean exp(-2 (||j - j'||^2 - 2 + 2 s_jj'))], over the pairs of
+the batch's users and of its drawn negatives, s = the cosine of the fused vectors, between min_similarity and
+max_similarity: items are pushed apart only until they are as alike as their content.
+
+Two things decide on dense data, as in the published code. The items that are pushed apart are the drawn ones,
+nearly evenly spread: among the chosen ones, as DirectAU has it, the much chosen would be pushed hardest, away
+from the many users they have. And items keep the length that propagation gave them in ranking.
+docs/methods.md has the figures.
 
 Where this differs from the published code:
 - p is drawn from Beta(alpha, alpha) for each item and step in training and is 1/2 in ranking, a fresh forward
   pass;
-- ranking uses the vectors that were trained, of unit length; the code ranks by them before normalisation;
-- items are pushed apart among the chosen ones of the batch, as in DirectAU; the code takes the drawn
-  negatives;
 - s carries no gradient, or the loss would make contents alike instead of calibrating by them;
 - an item that lacks a modality gets the mean of the present rows and no neighbours in it.
 """
@@ -83,22 +85,23 @@ class CM3(FeatureTower):
         self._generator = np.random.default_rng([self._seed, epoch, part])
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Unit user vectors [U, (M + 1) d] and unit item vectors [I, (M + 1) d]."""
+        """Unit user vectors [U, (M + 1) d] and item vectors [I, (M + 1) d] of their own length."""
         users, items, _ = self._vectors(0.5)
         return users, items
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Alignment of B pairs of rows (int64 [B] each), uniformity of the users and, calibrated, of the
-        items; the negatives are not read.
+        negatives.
         """
         settings = self.settings
         n_items = len(self.inputs()[0])
         drawn = self._generator.beta(settings.alpha, settings.alpha, size=(n_items, 1)).astype(np.float32)
         user_table, item_table, fused = self._vectors(torch.from_numpy(drawn).to(self.device))
+        item_table = F.normalize(item_table, dim=1)
         pairs = alignment(F.embedding(users, user_table), F.embedding(positives, item_table))
         # All pairs of the batch are compared, in which few users and items stand often.
         (users, of_user), (items, of_item) = (
-            torch.unique(rows, return_counts=True) for rows in (users, positives)
+            torch.unique(rows, return_counts=True) for rows in (users, negatives)
         )
         content = fused.detach()[items]
         similarity = (content @ content.T).clamp(settings.min_similarity, settings.max_similarity)
@@ -126,7 +129,7 @@ class CM3(FeatureTower):
         shares = torch.softmax(self.shares, dim=1)
         weighted = (of_users.view(self.n_users, len(blocks), -1) * shares[:, :, None]).flatten(1)
         near = graph_product(self.item_graph, self.item_graph_transposed, of_items)
-        return F.normalize(weighted, dim=1), F.normalize(of_items + near, dim=1), fused
+        return F.normalize(weighted, dim=1), of_items + near, fused
 
 
 def spherical_bezier(points: Sequence[Tensor], at: Tensor | float) -> Tensor:

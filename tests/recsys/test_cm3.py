@@ -15,7 +15,7 @@ Tables = dict[str, FeatureTable]
 ROOT_HALF = math.sqrt(0.5)
 
 
-def test_cm3_on_the_ring_worked_by_hand(ring: Interactions, pairs: Tables) -> None:
+def of_signs(ring: Interactions, pairs: Tables) -> CM3:
     model = CM3(CM3Config(embedding_size=1, layers=1, neighbours=2), ring, {"picture": pairs["picture"]})
     weights = {name: np.zeros_like(values) for name, values in model.tensors().items()}
     weights |= {"users.0": np.full((4, 1), 3, np.float32), "users.1": np.full((4, 1), 5, np.float32)}
@@ -25,12 +25,26 @@ def test_cm3_on_the_ring_worked_by_hand(ring: Interactions, pairs: Tables) -> No
     weights["projections.0.2.weight"][0, 0] = 1
     weights["to_sphere.0.bias"][:] = 1
     model.restore(weights)
-    users, items = model.embeddings()
+    return model
+
+
+def test_cm3_on_the_ring_worked_by_hand(ring: Interactions, pairs: Tables) -> None:
+    users, items = of_signs(ring, pairs).embeddings()
     # Users: 1 + the mean of their two items. The fused block of everybody: 1 + 1 = 2. Equal shares.
     firsts = [2, 1, 0, 1]
     assert users == pytest.approx(np.array([[x, 2] / np.hypot(x, 2) for x in firsts]), abs=1e-6)
-    # Items: their sign + 1, and the mean of the pair over again.
-    assert items == pytest.approx(np.float32([[ROOT_HALF] * 2] * 2 + [[0, 1]] * 2), abs=1e-6)
+    # Items: their sign + 1, and the mean of the pair over again; none is scaled to unit length.
+    assert items == pytest.approx(np.float32([[4, 4]] * 2 + [[0, 4]] * 2), abs=1e-5)
+
+
+@pytest.mark.parametrize(("drawn", "apart"), [([3, 0], ROOT_HALF), ([3, 2], 1.0)])
+def test_the_drawn_items_are_pushed_apart_not_the_chosen_ones(
+    ring: Interactions, pairs: Tables, drawn: list[int], apart: float
+) -> None:
+    # Users 0 and 2, as in the test before, are where their items 0 and 2 are, so alignment is 0, and have a
+    # cosine of sqrt(1/2), exponent 4 (cos - 1). Contents are alike, clamped to 0.8: 4 (cos - 0.8).
+    loss = of_signs(ring, pairs).loss(torch.tensor([0, 2]), torch.tensor([0, 2]), torch.tensor(drawn))
+    assert loss.item() == pytest.approx(0.45 * (4 * (ROOT_HALF - 1) + 4 * (apart - 0.8)), abs=1e-5)
 
 
 def test_halfway_between_two_axes_is_their_diagonal() -> None:
@@ -111,20 +125,21 @@ def test_the_loss_equals_the_plain_equation(ring: Interactions, pairs: Tables) -
     share = np.exp(w["shares"]) / np.exp(w["shares"]).sum(axis=1, keepdims=True)
     u = unit(hu * np.repeat(share, 3, axis=1))
     picture, text = np.kron(np.eye(2), np.ones((2, 2))), np.eye(4) + np.eye(4)[::-1]
-    i = unit(hi + (picture + text) / 4 @ hi)
+    ranked = hi + (picture + text) / 4 @ hi
+    i = unit(ranked)
     got_users, got_items = model.embeddings()
-    assert got_users == pytest.approx(u, abs=1e-5) and got_items == pytest.approx(i, abs=1e-5)
-    chosen = [1, 0, 3]
+    assert got_users == pytest.approx(u, abs=1e-5) and got_items == pytest.approx(ranked, abs=1e-5)
+    chosen, drawn = [1, 0, 3], [2, 3, 1]
     total = {"users": 0.0, "items": 0.0}
     for a in range(3):
         for b in range(a):
             total["users"] += math.exp(-2 * ((u[a] - u[b]) ** 2).sum()) / 3
-            s = min(max(fused[chosen[a]] @ fused[chosen[b]], 0), 0.7)
-            distance = ((i[chosen[a]] - i[chosen[b]]) ** 2).sum()
+            s = min(max(fused[drawn[a]] @ fused[drawn[b]], 0), 0.7)
+            distance = ((i[drawn[a]] - i[drawn[b]]) ** 2).sum()
             total["items"] += math.exp(-2 * (distance - 2 + 2 * s)) / 3
     near = ((u[:3] - i[chosen]) ** 2).sum(axis=1).mean()
     expected = near + 0.3 * (math.log(total["users"]) + math.log(total["items"]))
-    loss = model.loss(torch.arange(3), torch.tensor(chosen), torch.tensor([2, 3, 1]))
+    loss = model.loss(torch.arange(3), torch.tensor(chosen), torch.tensor(drawn))
     assert loss.item() == pytest.approx(expected, rel=1e-3)
 
 
