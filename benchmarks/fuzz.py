@@ -43,6 +43,9 @@ def measure(
     result = json.loads(state.read_text()) if state is not None and state.is_file() else {}
     share = guided if importlib.util.find_spec("atheris") else 0.0
     for surface in only or SHARES:
+        if seed in result.get(surface, {}).get("seeds", ()):
+            print(f"{surface}: the cases of seed {seed} are counted already", flush=True)
+            continue
         total = round(cases * SHARES[surface] / sum(SHARES[s] for s in only or SHARES))
         shop = Shop(root / surface)
         shop.make_runs()
@@ -50,11 +53,11 @@ def measure(
         codes, tracebacks = shop.found, dict(shop.tracebacks)
         made = {"hypothesis": total - round(total * share), "atheris": round(total * share)}
         if made["atheris"]:
-            found, more = by_atheris(root, surface, made["atheris"], seed)
+            made["atheris"], found, more = by_atheris(root, surface, made["atheris"], seed)
             codes, tracebacks = codes + found, tracebacks | more
         row = {
             **made, "exit_codes": dict(sorted((str(c), n) for c, n in codes.items())),
-            "tracebacks": tracebacks, "seconds": round(time.monotonic() - began, 1),
+            "tracebacks": tracebacks, "seeds": [seed], "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
         print(f"{surface}: {json.dumps(row)}", flush=True)
         result, began = added(result, {surface: row}), time.monotonic()
@@ -74,6 +77,7 @@ def added(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
             mine[name] = round(mine[name] + row[name], 1)
         mine["exit_codes"] = dict(sorted((Counter(mine["exit_codes"]) + Counter(row["exit_codes"])).items()))
         mine["tracebacks"] |= row["tracebacks"]
+        mine["seeds"] = [*mine.get("seeds", ()), *row.get("seeds", ())]
     return whole
 
 

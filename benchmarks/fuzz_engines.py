@@ -48,15 +48,19 @@ def by_hypothesis(shop: Shop, surface: str, cases: int, seed: int) -> None:
     run()
 
 
-def by_atheris(root: Path, surface: str, cases: int, seed: int) -> tuple[Counter[int], dict[str, str]]:
-    """Runs so many cases made by atheris, in a process of its own: it ends the process it runs in."""
+def by_atheris(root: Path, surface: str, cases: int, seed: int) -> tuple[int, Counter[int], dict[str, str]]:
+    """Runs so many cases made by atheris, in a process of its own: it ends the process it runs in.
+
+    How many it ran; fewer, or an end by a signal, stop the benchmark.
+    """
     told = root / f"atheris-{surface}.json"
     command = [sys.executable, __file__, surface, str(cases), str(seed), str(told)]
     done = subprocess.run(command, capture_output=True, text=True)
-    if not told.is_file():
+    if done.returncode or not told.is_file():
         raise SystemExit(f"atheris on {surface} exits {done.returncode}:\n{done.stderr[-3000:]}")
     found = json.loads(told.read_text())
-    return Counter({int(code): n for code, n in found["codes"].items()}), found["tracebacks"]
+    codes = Counter({int(code): n for code, n in found["codes"].items()})
+    return int(found["cases"]), codes, found["tracebacks"]
 
 
 def child(surface: str, cases: int, seed: int, told: Path) -> None:
@@ -87,7 +91,11 @@ def child(surface: str, cases: int, seed: int, told: Path) -> None:
         valid = shop.files[name][kind] if name else known[surface]
         (corpus / str(number)).write_bytes(bytes([number]) + valid)
 
+    ran = 0
+
     def test(data: bytes) -> None:
+        nonlocal ran
+        ran += 1
         kind, body = kinds[data[0] % len(kinds)] if data else kinds[0], data[1:]
         if surface == "config":
             shop.on_config(body)
@@ -100,7 +108,7 @@ def child(surface: str, cases: int, seed: int, told: Path) -> None:
         else:
             more = {} if name == "items" else {"interaction_columns": {"timestamp": "time"}}
             shop.on_table(name, kind, body, more)
-        told.write_text(json.dumps({"codes": shop.found, "tracebacks": shop.tracebacks}))
+        told.write_text(json.dumps({"cases": ran, "codes": shop.found, "tracebacks": shop.tracebacks}))
 
     options = [f"-runs={cases}", f"-seed={seed + 1}", "-max_len=4096", "-verbosity=0", "-rss_limit_mb=0"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], test)

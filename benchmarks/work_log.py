@@ -76,18 +76,19 @@ def cost(logs: Sequence[Path]) -> dict[str, Any]:
     committed: Counter[str] = Counter()
     before: dict[str, list[int]] = {}
     for log in logs:
-        reached, kept, begun = Counter[str](), Counter[str](), dict[str, list[int]]()
+        # Since the last commit: what an item without a picture adds to a shard never reached a model.
+        reached, begun = Counter[str](), dict[str, list[int]]()
         for words in words_of(log):
             if words[0] == "model":
                 reached[words[1]] += int(words[2])
             elif words[0] == "commit":
-                kept[words[1]] += int(words[3])
+                reached[words[1]] = 0
                 largest[words[1]] = max(largest[words[1]], int(words[3]))
                 committed[f"{words[1]} {words[2]}"] += 1
             else:
                 begun.setdefault(words[1], []).append(int(words[2]))
         for kind in lost:
-            lost[kind] = max(lost[kind], reached[kind] - kept[kind])
+            lost[kind] = max(lost[kind], reached[kind])
         for job, numbers in begun.items():
             again = len(set(numbers) & set(before.get(job, ())))
             name = "steps" if job == "finetune" else "epochs"

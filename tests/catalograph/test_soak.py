@@ -34,6 +34,12 @@ def test_what_reached_a_model_and_was_not_committed_is_lost(work_log: ModuleType
     assert found["committed_twice"] == []
 
 
+def test_an_item_that_no_model_reads_does_not_hide_what_is_lost(work_log: ModuleType, tmp_path: Path) -> None:
+    # A shard of 8 of which 5 have a picture, and then 3 that reached the model when the kill came.
+    text = "model captions 5\ncommit captions store/0 8\nmodel captions 3\n"
+    assert work_log.cost(logs(tmp_path, text))["lost"]["captions"] == 3
+
+
 def test_a_shard_that_is_committed_twice_is_told(work_log: ModuleType, tmp_path: Path) -> None:
     text = "commit vectors title/3 5\n"
     assert work_log.cost(logs(tmp_path, text, text))["committed_twice"] == ["vectors title/3"]
