@@ -127,10 +127,10 @@ def _some(
     """The files; an error where there are none, or none of a name that was given."""
     if made and not lacking:
         return made
+    # A retriever that no list is made from is not trained, and a refreshed run trains none.
     raise MissingPrerequisite(
-        "P102", f"the run holds no files of {', '.join(sorted(lacking)) or kind}", where=str(run_dir),
-        why="a retriever that no list is made from is not trained, and a refreshed run trains none",
-        next_step="push from the run that trained it",
+        "P102", f"the run has made no files of {', '.join(sorted(lacking)) or kind}", where=str(run_dir),
+        next_step="push from the run that trained or made it; one that `refresh` made has frozen models only",
     )  # fmt: skip
 
 
