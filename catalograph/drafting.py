@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +119,9 @@ def _data(folder: Path, items: ItemTable, choices: ChoiceTable | None) -> Iterat
     elif items.pictures is not None and items.picture:
         yield f"    picture: {_word(items.picture)}"
     if items.addresses is not None:
-        yield f"    # {items.addresses} holds addresses; nothing is fetched: put the pictures into a folder"
-    unused = f"   # not used: {', '.join(items.unused)}" if items.unused else ""
+        column = _word(items.addresses)
+        yield f"    # {column} holds addresses; nothing is fetched: put the pictures into a folder"
+    unused = f"   # not used: {', '.join(map(_word, items.unused))}" if items.unused else ""
     yield f"    attributes: {_list(items.attributes)}{unused}"
     if choices is None:
         return
@@ -135,7 +137,8 @@ def _data(folder: Path, items: ItemTable, choices: ChoiceTable | None) -> Iterat
     elif choices.timestamp:
         yield "  split: {method: leave_last_out}   # each user's last choice is the test; or global_time"
     elif choices.unread_times:
-        yield f"  # {choices.unread_times} is called like a time, but is no ISO date (2026-01-31) or number"
+        column = _word(choices.unread_times)
+        yield f"  # {column} is called like a time, but is no ISO date (2026-01-31) or number"
         yield "  split: {method: random}   # with times: leave_last_out"
     else:
         yield "  split: {method: random}   # no column of times was found; with one: leave_last_out"
@@ -221,7 +224,13 @@ def _word(text: str) -> str:
     """A YAML scalar on one line: bare where that is read back as the same text."""
     bare = text.replace("_", "a").replace("-", "a").replace(".", "a").replace("/", "a")
     plain = bare.isalnum() and text[0].isalpha() and text.lower() not in _WORDS
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    if plain:
+        return text
+    # YAML breaks lines at more letters than JSON escapes, and refuses some others.
+    quoted = json.dumps(text, ensure_ascii=False)
+    return re.sub(
+        "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", quoted
+    )
 
 
 _WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}

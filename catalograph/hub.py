@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import yaml
@@ -48,7 +48,8 @@ def push(run_dir: Path, kind: Kind, repo: str, *, names: Sequence[str] = (), pub
         public: a repository that is made is private otherwise: vectors and weights tell of users and items.
 
     Raises:
-        MissingPrerequisite: P102, the stage is not done; M310, the hub refused or cannot be reached.
+        MissingPrerequisite: P102, the stage is not done, or holds nothing of what was chosen; M310, the hub
+            refused or cannot be reached.
         ConfigError: C003, the run has nothing of such a name.
         InvalidData: D113, a file is not what the stage declared.
     """
@@ -80,18 +81,19 @@ def pull(repo: str, kind: Kind, to: Path, *, revision: str | None = None) -> str
     Raises:
         UnsafeInput: U407, the folder exists.
         MissingPrerequisite: M310, the hub refused or cannot be reached.
-        InvalidData: D130, there is no list of hashes, or a file is missing or differs from it.
+        InvalidData: D130, there is no list of hashes, it is empty, or a file is missing or differs from it.
     """
     if to.exists():
         raise UnsafeInput("U407", "the folder exists", where=str(to), next_step="name a new one with --to")
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as scratch:
-        commit = _download(repo, _type(kind), revision, Path(scratch))
-        wanted = _checked(Path(scratch), repo, kind)
-        whole = Path(scratch) / ".whole"
-        for name in [*wanted, MANIFEST]:
+        # Apart, so that no file of the repository lies where only checked ones go.
+        got, whole = Path(scratch, "got"), Path(scratch, "whole")
+        got.mkdir()
+        commit = _download(repo, _type(kind), revision, got)
+        for name in [*_checked(got, repo, kind), MANIFEST]:
             (whole / name).parent.mkdir(parents=True, exist_ok=True)
-            (Path(scratch) / name).rename(whole / name)
+            (got / name).rename(whole / name)
         whole.rename(to)
     return commit
 
@@ -100,21 +102,36 @@ def _files(run_dir: Path, kind: Kind, names: Sequence[str]) -> dict[str, Path]:
     """The files to push by the names they get."""
     config = stored_config(run_dir)
     if kind == "adapter":
-        return _declared(run_dir, "60-finetune", "adapter/")
+        return _some(_declared(run_dir, "60-finetune", "adapter/"), run_dir, "adapter")
     known = config.get(kind if kind == "features" else "retrievers") or {}
     for name in names:
         if name not in known:
             raise ConfigError("C003", unknown_name(kind, name, known), where=str(run_dir))
     chosen = tuple(names) or tuple(known)
     if kind == "features":
-        return {
+        made = {
             file: path
             for file, path in _declared(run_dir, "30-embed", "").items()
             if Path(file).stem in chosen and Path(file).suffix in (".safetensors", ".md")
         }
+        return _some(made, run_dir, kind, set(names) - {Path(file).stem for file in made})
     strict = (config.get("candidates") or {}).get("protocol", "strict") == "strict"
     fits = _declared(run_dir, "40-train", "final/" if strict else "select/")
-    return {file: path for file, path in fits.items() if file.partition("/")[0] in chosen}
+    made = {file: path for file, path in fits.items() if file.partition("/")[0] in chosen}
+    return _some(made, run_dir, kind, set(names) - {file.partition("/")[0] for file in made})
+
+
+def _some(
+    made: dict[str, Path], run_dir: Path, kind: Kind, lacking: Set[str] = frozenset()
+) -> dict[str, Path]:
+    """The files; an error where there are none, or none of a name that was given."""
+    if made and not lacking:
+        return made
+    # A retriever that no list is made from is not trained, and a refreshed run trains none.
+    raise MissingPrerequisite(
+        "P102", f"the run has made no files of {', '.join(sorted(lacking)) or kind}", where=str(run_dir),
+        next_step="push from the run that trained or made it; one that `refresh` made has frozen models only",
+    )  # fmt: skip
 
 
 def _declared(run_dir: Path, stage: str, below: str) -> dict[str, Path]:
@@ -169,17 +186,27 @@ def _checked(folder: Path, repo: str, kind: Kind) -> list[str]:
     """The names in the list of hashes, all of them there and as it says."""
     manifest = read_json(folder / MANIFEST)
     hashes = manifest.get("files") if isinstance(manifest, Mapping) else None
-    if not isinstance(hashes, Mapping) or manifest.get("kind") != kind:
+    if not isinstance(hashes, Mapping) or not hashes or manifest.get("kind") != kind:
         raise InvalidData(
             "D130", f"the repository holds no {kind} that were pushed from here", where=repo,
-            why=f"no {MANIFEST}" if manifest is None else f"{MANIFEST} tells of something else",
+            why=f"no {MANIFEST}" if manifest is None else f"{MANIFEST} tells of something else or of no file",
         )  # fmt: skip
     root = folder.resolve()
     for name, digest in hashes.items():
-        path = (folder / str(name)).resolve()
-        if not path.is_relative_to(root) or not path.is_file() or hash_file(path) != digest:
-            raise InvalidData("D130", "a file is not the one that was pushed", where=f"{repo}: {name}")
+        if not _is_as_pushed(root, name, digest):
+            raise InvalidData("D130", "a file is not the one that was pushed", where=f"{repo}: {name[:80]!r}")
     return list(hashes)
+
+
+def _is_as_pushed(root: Path, name: str, digest: object) -> bool:
+    """Whether a file of that very name lies below a folder, through no link, and has that hash."""
+    path = root / name
+    if PurePosixPath(name).as_posix() != name or name == MANIFEST or not path.is_relative_to(root):
+        return False
+    try:
+        return path.resolve() == path and path.is_file() and hash_file(path) == digest
+    except (OSError, ValueError):  # What no file can be called: NUL bytes, lone surrogates, too many letters.
+        return False
 
 
 def _type(kind: Kind) -> str:

@@ -140,7 +140,7 @@ def merge_blocks(stores: Sequence[Path], own: Path) -> int:
     """
     taken = 0
     for store in stores:
-        found = sorted((store / FOLDER).glob("*/*.safetensors"))
+        found = sorted((store / FOLDER).glob(f"*/{'[0-9]' * 6}.safetensors"))
         if not (store / FOLDER).is_dir():
             raise UnsafeInput(
                 "U409", "no blocks of lists are there", where=str(store),

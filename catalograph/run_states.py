@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ NOT_REFRESHED = ("evaluate", "report")
 """Stages that a refreshed run does not have."""
 TAIL = 1 << 18
 """Bytes of a log that are looked at for its last failure."""
+HALF = re.compile(r"\.(.+)\.(\d+)\.tmp")
+"""Name of a file or folder that a process, its number before the end, had not finished."""
+RECORDS = ("run.json", "config.yaml", "env.json", "inputs.json")
 
 
 @dataclass(frozen=True)
@@ -156,13 +161,20 @@ def begun(folder: Path) -> Begun:
 def garbage(below: Path, *, delete: bool = False) -> list[dict[str, Any]]:
     """What no result, no resume and no refresh needs, of runs that nobody works in: path, bytes, why."""
     rows: list[dict[str, Any]] = []
+
+    def told(path: Path, why: str) -> dict[str, Any]:
+        return {"path": str(path), "bytes": _size(path), "why": why}
+
     for folder in _runs_below(below):
+        if not delete:
+            # Without a lock: who only looks must not stop a run that starts meanwhile.
+            rows += [told(*found) for found in _unneeded(folder)] if _holder(folder) is None else []
+            continue
         try:
-            with lock_folder(folder, shared=not delete):
+            with lock_folder(folder):
                 for path, why in _unneeded(folder):
-                    rows.append({"path": str(path), "bytes": _size(path), "why": why})
-                    if delete:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    rows.append(told(path, why))
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         except RunFolderError:
             continue
     return rows
@@ -171,13 +183,33 @@ def garbage(below: Path, *, delete: bool = False) -> list[dict[str, Any]]:
 def _unneeded(folder: Path) -> Iterator[tuple[Path, str]]:
     for name, stage in STAGES.items():
         checkpoints = folder / "stages" / stage.folder / "checkpoints"
-        if checkpoints.is_dir() and _is_done(folder, name):
+        if checkpoints.is_dir() and not checkpoints.is_symlink() and _is_done(folder, name):
             yield checkpoints, f"checkpoints, and {name} is finished"
-    for parent, folders, files in os.walk(folder):
-        unfinished = [name for name in (*folders, *files) if name.startswith(".") and ".tmp" in name]
-        folders[:] = [name for name in folders if name not in unfinished and name != "checkpoints"]
-        for name in sorted(unfinished):
-            yield Path(parent, name), "unfinished, left by a run that was killed"
+    why = "unfinished, left by a run that was killed"
+    for name in sorted(os.listdir(folder)):
+        if _is_left(name) and name[1:].rsplit(".", 2)[0] in RECORDS:
+            yield folder / name, why
+    # An export or a store that somebody keeps beside these is none of ours, and may be in use.
+    for own in ("stages", "logs", "report"):
+        for parent, folders, files in os.walk(folder / own):
+            left = [name for name in (*folders, *files) if _is_left(name)]
+            folders[:] = [name for name in folders if not HALF.fullmatch(name) and name != "checkpoints"]
+            for name in sorted(left):
+                yield Path(parent, name), why
+
+
+def _is_left(name: str) -> bool:
+    """Whether a name is of something unfinished whose process is gone."""
+    half = HALF.fullmatch(name)
+    if half is None:
+        return False
+    try:
+        os.kill(int(half[2]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False  # Another user's, and alive.
+    return False
 
 
 def _runs_below(folder: Path) -> list[Path]:
@@ -237,10 +269,13 @@ def _reason(folder: Path) -> str:
 
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
-    if path.is_file():
-        return path.stat().st_size
+    if path.is_symlink() or not path.is_dir():
+        with suppress(FileNotFoundError):
+            return path.lstat().st_size
+        return 0
     sizes = 0
     for parent, _, files in os.walk(path):
         for name in files:
-            sizes += os.lstat(os.path.join(parent, name)).st_size
+            with suppress(FileNotFoundError):  # Nobody is kept from working there meanwhile.
+                sizes += os.lstat(os.path.join(parent, name)).st_size
     return sizes

@@ -51,13 +51,16 @@ logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """An open run folder; it holds the lock until `close`, which the end of a ``with`` block calls."""
+    """An open run folder; it holds the lock until `close`, which the end of a ``with`` block calls.
 
-    def __init__(self, path: Path, config: RunConfig, lock: IO[str]) -> None:
-        self.path, self.config, self._lock = path, config, lock
+    With `read_only`, for a lock that is shared, nothing is written or removed there, not even in the log.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, lock: IO[str], *, read_only: bool = False) -> None:
+        self.path, self.config, self._lock, self._read_only = path, config, lock, read_only
         known = read_json(path / "inputs.json")
         self._inputs: dict[str, Any] = known if isinstance(known, dict) else {}
-        self._log = RunLog(path / "logs" / "run.jsonl")
+        self._log = None if read_only else RunLog(path / "logs" / "run.jsonl")
 
     @property
     def report_path(self) -> Path:
@@ -74,24 +77,24 @@ class RunFolder:
             RunFolderError: R104, the stage was begun or finished from other parts; names what changed.
         """
         folder = self.path / "stages" / name
-        folder.mkdir(parents=True, exist_ok=True)
         stage = StageFolder(folder, name, fingerprint_parts)
         begun = read_json(folder / "parts.json")
         if not isinstance(begun, dict) or (renew and begun != stage.parts):
+            if self._read_only:
+                return stage
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "stage.json").unlink(missing_ok=True)
             write_json(folder / "parts.json", stage.parts)
         elif begun != stage.parts:
             raise RunFolderError(
-                "R104",
-                f"stage {name} was made from other inputs or settings",
-                where=str(folder),
+                "R104", f"stage {name} was made from other inputs or settings", where=str(folder),
                 why="; ".join(_describe(differences(begun, stage.parts))),
                 next_step=f"use a new --run-dir, or remove {folder} and the stages that follow from it",
-            )
+            )  # fmt: skip
         record, problems = read_stage(folder)
         if record is not None and not problems:
             stage.record = record
-        elif problems:
+        elif problems and not self._read_only:
             logger.warning("stage %s is done again: %s", name, problems[0])
             (folder / "stage.json").unlink(missing_ok=True)
         return stage
@@ -115,7 +118,8 @@ class RunFolder:
             content = _folder_hash(path, files) if path.is_dir() else hash_file(path)
             seen = stamp | {"sha256": content}
             self._inputs[key] = seen
-            write_json(self.path / "inputs.json", self._inputs)
+            if not self._read_only:
+                write_json(self.path / "inputs.json", self._inputs)
         return str(seen["sha256"])
 
     def came_from(self, folder: Path, content: str, lends: bool) -> None:
@@ -128,27 +132,23 @@ class RunFolder:
         before = run.get("from", {"hash": content})
         if run.get("refreshed") and before["hash"] != content:
             raise RunFolderError(
-                "R110",
-                "the refresh was begun from another run",
-                where=str(self.path),
-                why=f"from {before['run_dir']} then, from {folder} now",
-                next_step="use a new --run-dir",
-            )
+                "R110", "the refresh was begun from another run", where=str(self.path),
+                why=f"from {before['run_dir']} then, from {folder} now", next_step="use a new --run-dir",
+            )  # fmt: skip
         source = {"run_dir": str(folder.absolute()), "hash": content, "lends": lends}
         write_sealed(self.path / "run.json", run | {"from": source})
 
     def log(self, event: str, **fields: Any) -> None:
         """Append one event to ``logs/run.jsonl``."""
-        self._log.event(event, **fields)
-
-    def leave(self) -> None:
-        """Give the lock back and write nothing about an end: for those who only read."""
-        self._log.close()
-        self._lock.close()
+        if self._log is not None:
+            self._log.event(event, **fields)
 
     def close(self, outcome: str = "ok", error: BaseException | None = None) -> None:
         """Write the outcome (``ok`` or the name of an exception, and that) and give the lock back."""
         if self._lock.closed:
+            return
+        if self._log is None:
+            self._lock.close()
             return
         try:
             if error is not None:
@@ -242,12 +242,10 @@ def _refuse_foreign(folder: Path) -> None:
     # A process killed between the lock and run.json leaves only our own names: that folder may be taken over.
     if foreign and not any("tmp" in name for name in foreign):
         raise RunFolderError(
-            "R103",
-            "the folder exists and is not a run folder",
-            where=str(folder),
+            "R103", "the folder exists and is not a run folder", where=str(folder),
             why=f"it has no run.json and holds {', '.join(foreign[:3])}",
             next_step="choose another --run-dir",
-        )
+        )  # fmt: skip
 
 
 def _match_config(folder: Path, config: RunConfig) -> None:
@@ -279,12 +277,10 @@ def _open_record(folder: Path, refreshed: bool) -> dict[str, Any]:
     version = run.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise RunFolderError(
-            "R105",
-            "the run folder was made by a newer catalograph",
-            where=str(folder),
+            "R105", "the run folder was made by a newer catalograph", where=str(folder),
             why=f"format {version}, this version reads up to {FORMAT_VERSION}",
             next_step="upgrade catalograph, or use a new --run-dir",
-        )
+        )  # fmt: skip
     return run
 
 

@@ -226,11 +226,8 @@ def shared_road(run_dir: Path, stages: Sequence[str], progress: Progress) -> Ite
     require_run(run_dir)
     config = load_config(run_dir / "config.yaml")
     with closing(lock_folder(run_dir, shared=True)) as lock:
-        run = RunFolder(run_dir.absolute(), config, lock)
-        try:
-            yield _finished(Road(run, config, progress), stages)
-        finally:
-            run.leave()
+        run = RunFolder(run_dir.absolute(), config, lock, read_only=True)
+        yield _finished(Road(run, config, progress), stages)
 
 
 def _finished(road: Road, stages: Sequence[str]) -> Road:

@@ -17,7 +17,7 @@ import pytest
 
 import catalograph
 from catalograph.cli import main
-from catalograph.config_file import build_config
+from catalograph.config_file import build_config, load_config
 from catalograph.hub import pull, push
 from catalograph.runs import open_run
 from extract.errors import CatalographError, InvalidData, MissingPrerequisite, UnsafeInput
@@ -273,6 +273,63 @@ def test_what_the_run_does_not_have_is_not_pushed(finished: Path, hub: type[Hub]
     with pytest.raises(InvalidData, match="D113"):
         push(spoiled, "features", "me/shop")
     assert hub.private == {}
+
+
+def test_a_run_without_trained_retrievers_pushes_none(finished: Path, hub: type[Hub], tmp_path: Path) -> None:
+    """As a refreshed run, and one whose lists need only some of its retrievers."""
+    config = load_config(finished / "config.yaml")
+    for name, made in (("refreshed", "frozen/popularity.json"), ("one", "final/popularity/model.json")):
+        with open_run(tmp_path / name, config) as run:
+            stage = run.stage("40-train", {})
+            stage.output(made).write_text(json.dumps({"model": "popularity", "config": {}, "axes": "0"}))
+            stage.finish([made])
+    with pytest.raises(MissingPrerequisite, match="P102"):
+        push(tmp_path / "refreshed", "retriever", "me/none")
+    with pytest.raises(MissingPrerequisite, match="item_knn"):
+        push(tmp_path / "one", "retriever", "me/one", names=("popularity", "item_knn"))
+    assert hub.private == {}
+    assert "popularity/model.json" in push(tmp_path / "one", "retriever", "me/one").files
+
+
+def hostile_lists() -> dict[str, dict[str, object]]:
+    """Lists of hashes beside the files a.json and d/a.json of one letter, none of which may be pulled."""
+    own = hashlib.sha256(b"x").hexdigest()
+    names = {
+        "twice": ["a.json", "./a.json"], "up": ["d/../a.json"], "slashes": ["d//a.json"], "folder": ["d"],
+        "nul": ["a\0.json"], "long": ["a" * 5000], "half a letter": ["\ud800"],
+        "itself": ["catalograph.json"], "linked": ["linked.json"], "nothing": [""],
+    }  # fmt: skip
+    return {label: dict.fromkeys(given, own) for label, given in names.items()} | {
+        "empty": {}, "no hash": {"a.json": [1]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("label", hostile_lists())
+def test_a_hostile_list_of_hashes_is_d130_and_leaves_nothing(
+    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(repo: str, repo_type: str, revision: str | None, folder: Path) -> str:
+        (folder / "d").mkdir()
+        for name in ("a.json", "d/a.json"):
+            (folder / name).write_bytes(b"x")
+        (folder / "linked.json").symlink_to("a.json")
+        manifest = {"kind": "features", "files": hostile_lists()[label]}
+        (folder / "catalograph.json").write_text(json.dumps(manifest))
+        return "commit"
+
+    monkeypatch.setattr("catalograph.hub._download", download)
+    with pytest.raises(InvalidData, match="D130"):
+        pull("me/shop", "features", tmp_path / "got")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_on_the_list_does_not_land(finished: Path, hub: type[Hub], tmp_path: Path) -> None:
+    push(finished, "features", "me/shop")
+    for folder in ("whole", ".whole", "got"):
+        (hub.root / "datasets/me/shop" / folder).mkdir()
+        (hub.root / "datasets/me/shop" / folder / "stray.json").write_bytes(b"{}")
+    pull("me/shop", "features", tmp_path / "pulled")
+    assert list((tmp_path / "pulled").rglob("stray.json")) == []
 
 
 def test_a_hub_that_says_no_is_an_error_without_the_token(hub: type[Hub], tmp_path: Path) -> None:

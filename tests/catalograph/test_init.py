@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -207,3 +209,15 @@ def test_a_verb_that_needs_choices_says_so_where_there_are_none(
     folder = str(tables / "run")
     assert main(["recommend", "-c", str(tables / "features.yaml"), "--run-dir", folder]) == 2
     assert "C004" in capsys.readouterr().err
+
+
+def test_columns_with_line_breaks_stay_inside_their_comments(tmp_path: Path) -> None:
+    # YAML ends a line at U+0085 and U+2028 too, which JSON does not escape.
+    names = ["odd\nseed: 7", "odd\u2028seed: 8", "odd\x85seed: 9"]
+    columns = {"id": range(60), "name": [f"Lamp {n}" for n in range(60)]}
+    columns |= {name: [f"{n}{name}" for n in range(60)] for name in names}
+    pq.write_table(pa.table(columns), tmp_path / "products.parquet")
+    raw = drafted(tmp_path)
+    assert "seed" not in raw
+    text = (tmp_path / "shop.yaml").read_text()
+    assert '"odd\\nseed: 7", "odd\\u2028seed: 8", "odd\\u0085seed: 9"' in text

@@ -67,6 +67,15 @@ def test_merging_takes_whole_blocks_that_are_lacking_and_refuses_a_folder_withou
         merge_blocks([tmp_path / "nowhere"], tmp_path / "ours")
 
 
+@pytest.mark.parametrize("name", ["notanumber", "0000001", "-00001", "1"])
+def test_merging_passes_over_files_that_are_not_called_like_blocks(tmp_path: Path, name: str) -> None:
+    theirs, ours = (Blocks(tmp_path / store / FOLDER / "key", 1) for store in ("theirs", "ours"))
+    theirs.write(0, SCORES, Cost(1, 0))
+    (theirs.folder / f"{name}.safetensors").write_bytes(b"x")
+    assert merge_blocks([tmp_path / "theirs"], tmp_path / "ours") == 1
+    assert [path.name for path in ours.folder.iterdir()] == ["000000.safetensors"]
+
+
 @pytest.fixture(scope="module")
 def reranked(tmp_path_factory: pytest.TempPathFactory, make_world: Callable[[Path], World]) -> World:
     """A run up to its rerank stage, of more lists than a block holds."""
@@ -179,6 +188,32 @@ def test_a_part_of_a_run_that_is_not_fine_tuned_says_what_to_do(
     store = str(reranked.root / "early-part")
     assert main(["rerank", "--run-dir", str(run), "--shard", "1/2", "--store", store]) == 3
     assert "P102" in capsys.readouterr().err
+
+
+def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_part_writes_and_removes_nothing_in_the_run(
+    reranked: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = before_reranking(reranked, "read-only")
+    # What a reader would remember, or do anew, if it were the one who works there.
+    (run / "inputs.json").unlink()
+    asked = ["rerank", "--run-dir", str(run), "--shard", "2/2", "--store", str(reranked.root / "ro-part")]
+    before = everything(run)
+    assert main(asked) == 0
+    assert everything(run) == before
+    (run / "stages/50-recommend/test.trec").write_text("")
+    before = everything(run)
+    assert main(asked) == 3
+    assert "P102" in capsys.readouterr().err
+    assert everything(run) == before
+    (run / "stages/50-recommend/parts.json").unlink()
+    before = everything(run)
+    assert main(asked) == 3
+    assert everything(run) == before
 
 
 def test_two_ray_workers_rerank_to_the_bytes_of_one_process(reranked: World) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from catalograph import run_states
 from catalograph.cli import main
 from catalograph.config_file import load_config
 from catalograph.run_states import as_line, garbage, state_of
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Run, World
+
+
+NOBODY = 2**22 + 1
+"""Number of no process: Linux counts to 2**22."""
 
 
 def smallest(**changes: Any) -> dict[str, Any]:
@@ -129,7 +134,7 @@ def test_gc_tells_first_and_deletes_only_what_no_result_needs(
     world, run = finished
     copy = tmp_path / "copy"
     shutil.copytree(run.folder, copy)
-    left = copy / "stages/50-recommend/.test.parquet.123.tmp"
+    left = copy / f"stages/50-recommend/.test.parquet.{NOBODY}.tmp"
     left.write_bytes(bytes(1000))
     checkpoints = copy / "stages/40-train/checkpoints"
     (checkpoints / "step-1").mkdir(parents=True)
@@ -146,6 +151,51 @@ def test_gc_tells_first_and_deletes_only_what_no_result_needs(
     checkpoints.mkdir()
     (copy / "stages/40-train/stage.json").unlink()
     assert garbage(tmp_path) == []
+
+
+def test_gc_leaves_what_a_live_process_writes_what_is_not_ours_and_what_a_link_points_to(
+    finished: tuple[World, Run], tmp_path: Path
+) -> None:
+    _, run = finished
+    copy, precious = tmp_path / "copy", tmp_path / "precious"
+    shutil.copytree(run.folder, copy)
+    (precious / "step-1").mkdir(parents=True)
+    kept = [
+        f"stages/40-train/.model.json.{os.getpid()}.tmp", f"for-trec/.qrels.{NOBODY}.tmp",
+        f"store/.shard.safetensors.{NOBODY}.tmp", f".for-trec.{NOBODY}.tmp", "stages/.tmp.notes",
+    ]  # fmt: skip
+    dropped = [f".run.json.{NOBODY}.tmp", f"report/.index.html.{NOBODY}.tmp", f"logs/.old.{NOBODY}.tmp"]
+    for name in (*kept, *dropped):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_bytes(b"x")
+    (copy / "stages/40-train/checkpoints").symlink_to(precious)
+    (copy / f"stages/40-train/.linked.{NOBODY}.tmp").symlink_to(precious)
+    dropped.append(f"stages/40-train/.linked.{NOBODY}.tmp")
+    gone = garbage(tmp_path, delete=True)
+    assert sorted(row["path"] for row in gone) == sorted(str(copy / name) for name in dropped)
+    assert [name for name in kept if not (copy / name).exists()] == []
+    assert (precious / "step-1").is_dir()
+    assert garbage(tmp_path) == []
+
+
+def test_a_run_starts_while_gc_only_looks(
+    finished: tuple[World, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(run.folder, copy)
+    left = copy / f"stages/.left.{NOBODY}.tmp"
+    left.write_bytes(bytes(7))
+    started = []
+
+    def start(path: Path) -> int:
+        with open_run(copy, load_config(copy / "config.yaml")):
+            started.append(path)
+        return path.stat().st_size
+
+    monkeypatch.setattr(run_states, "_size", start)
+    assert [row["bytes"] for row in garbage(tmp_path)] == [7]
+    assert started == [left]
 
 
 def test_looking_at_runs_loads_no_model_library(finished: tuple[World, Run]) -> None:
