@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def prepare_parts(road: Road) -> dict[str, Any]:
         "catalog": road.catalog_parts(),
         "columns": data.interaction_columns.model_dump(mode="json"),
         "unknown_items": data.unknown_items,
+        "history_is_ordered": data.history_is_ordered,
         "before": road.origin.hash_of("prepare"),
     }
 
@@ -114,6 +116,8 @@ def prepare(road: Road) -> Counts:
     there = found.item_rows < len(ids)
     today = found.take(there)
     today = Interactions(today.user_ids, ids, *_columns(today))
+    if data.history_is_ordered is False:
+        today = replace(today, timestamps=None)
     held = {name: _is_in(today, part) for name, part in before.items()}
     parts = {**held, "train": ~(held["valid"] | held["test"])}
     for name, rows in parts.items():

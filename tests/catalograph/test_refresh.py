@@ -61,6 +61,34 @@ def lists(run: Run, name: str = "50-recommend/test") -> dict[str, list[str]]:
     return {user: [i for i in row if i] for user, row in zip(found.user_ids.tolist(), found.items.tolist())}
 
 
+def began(world: World, name: str, base: Run, **data: Any) -> Run:
+    """A run of content search alone, from `base`, with other settings of `data`."""
+    config = world.config(**settings(world, rerank=False, sources=["content"]))
+    config["data"] |= data
+    (world.root / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = world.again(name, "--from", str(base.folder))
+    assert run.code == 0, run.err
+    return run
+
+
+def night(world: World, name: str, come_from: Path, folder: str, code: int = 0) -> Run:
+    """A refresh of what `began`."""
+    run = world.again(
+        name, "--from", str(come_from), "--json", verb="refresh", folder=world.root / f"{name}-{folder}"
+    )
+    assert run.code == code, run.err
+    return run
+
+
+def part(run: Run, name: str) -> Interactions:
+    return Interactions.load(run.folder / f"stages/10-prepare/{name}.parquet")
+
+
+def pairs(found: Interactions) -> list[tuple[str, str]]:
+    users, items = found.user_ids[found.user_rows], found.item_ids[found.item_rows]
+    return sorted(zip(users.tolist(), items.tolist(), strict=True))
+
+
 class Nights:
     """A world whose catalogue and choices change."""
 
@@ -223,14 +251,7 @@ def test_a_refresh_killed_at_several_moments_ends_as_an_undisturbed_one(
     base: tuple[World, Run, Run], nights: Nights
 ) -> None:
     world, run, _ = base
-    config = world.config(**settings(world, rerank=False, sources=["content"]))
-    (world.root / "kills.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    began = world.again("kills", "--from", str(run.folder))
-    assert began.code == 0, began.err
-    first = world.again(
-        "kills", "--from", str(began.folder), verb="refresh", folder=world.root / "kills-first"
-    )
-    assert first.code == 0, first.err
+    first = night(world, "kills", began(world, "kills", run).folder, "first")
     nights.one_item_renamed_one_new_one_gone()
     given = ("--from", str(first.folder))
     calm = world.again("kills", *given, verb="refresh", folder=world.root / "calm")
@@ -312,3 +333,13 @@ def test_a_refresh_refuses_other_settings_other_verbs_and_its_own_folder(
     assert world.again("base", "--from", str(run.folder), *both, verb="refresh").code == 2
     forms = refresh(world, "forms", run.folder, "--set", "rerank.lambdamart={}", code=10)
     assert json.loads(forms.out)["error"]["code"] == "R109"
+
+
+def test_histories_without_order_stay_without_order(base: tuple[World, Run, Run]) -> None:
+    world, run, _ = base
+    monday = began(world, "unordered", run, history_is_ordered=False)
+    first = night(world, "unordered", monday.folder, "first")
+    for name in ("train", "valid", "test"):
+        assert not part(monday, name).ordered and not part(first, name).ordered
+        assert pairs(part(first, name)) == pairs(part(monday, name))
+    assert part(run, "train").ordered
