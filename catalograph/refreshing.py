@@ -95,6 +95,7 @@ def prepare_parts(road: Road) -> dict[str, Any]:
         "columns": data.interaction_columns.model_dump(mode="json"),
         "unknown_items": data.unknown_items,
         "history_is_ordered": data.history_is_ordered,
+        "labels": _labels(road),
         "before": road.origin.hash_of("prepare"),
     }
 
@@ -104,7 +105,8 @@ def prepare(road: Road) -> Counts:
     ever left.
 
     A choice that the run before had is in the part where it was; a new one is in train. Choices of items that
-    have left the catalogue since are left out and counted. No choice is filtered out by numbers of choices.
+    have left the catalogue since are left out and counted, and so are, where labels split, those whose label
+    names no part. No choice is filtered out by numbers of choices.
     """
     data, before = road.config.data, {name: road.origin.part(name) for name in ("valid", "test")}
     ids = np.array(road.catalog.ids, dtype=np.str_)
@@ -116,6 +118,9 @@ def prepare(road: Road) -> Counts:
     there = found.item_rows < len(ids)
     today = found.take(there)
     today = Interactions(today.user_ids, ids, *_columns(today))
+    labels, n_there = _labels(road), len(today)
+    if labels is not None and today.labels is not None:
+        today = today.take(np.isin(today.labels, labels))
     if data.history_is_ordered is False:
         today = replace(today, timestamps=None)
     held = {name: _is_in(today, part) for name, part in before.items()}
@@ -125,6 +130,7 @@ def prepare(road: Road) -> Counts:
     summary = {
         "read": {"in": counts.n_in, "ok": counts.n_ok},
         "of_items_that_left": int((~there).sum()),
+        "of_no_part": n_there - len(today),
         "new": int((parts["train"] & ~_is_in(today, road.origin.part("train"))).sum()),
         **{name: int(rows.sum()) for name, rows in parts.items()},
     }
@@ -133,6 +139,13 @@ def prepare(road: Road) -> Counts:
     outputs = ("train.parquet", "valid.parquet", "test.parquet", "summary.json", GONE)
     left_out = counts.n_quarantined + int((~there).sum())
     return Counts(counts.n_in, counts.n_in - left_out, left_out, outputs=outputs)
+
+
+def _labels(road: Road) -> list[str] | None:
+    """The labels that name a part; None where labels do not split."""
+    split = road.config.data.split
+    named = [*split.train_labels, *split.valid_labels, *split.test_labels]
+    return named if split.method == "label" else None
 
 
 def _gone_before(road: Road) -> list[str]:

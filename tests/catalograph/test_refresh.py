@@ -343,3 +343,27 @@ def test_histories_without_order_stay_without_order(base: tuple[World, Run, Run]
         assert not part(monday, name).ordered and not part(first, name).ordered
         assert pairs(part(first, name)) == pairs(part(monday, name))
     assert part(run, "train").ordered
+
+
+def test_choices_that_a_label_split_left_out_stay_left_out(
+    base: tuple[World, Run, Run], nights: Nights
+) -> None:
+    world, run, _ = base
+    table = pq.read_table(nights.choices)
+    labels = [("train", "test", "neither")[row % 3] for row in range(table.num_rows)]
+    pq.write_table(table.append_column("set", pa.array(labels)), world.data / "labelled.parquet")
+    monday = began(
+        world,
+        "labelled",
+        run,
+        interactions="labelled.parquet",
+        interaction_columns={"user": "person", "item": "product", "timestamp": "time", "label": "set"},
+        split={"method": "label"},
+    )
+    first = night(world, "labelled", monday.folder, "first")
+    for name in ("train", "valid", "test"):
+        assert len(part(monday, name)) > 0
+        assert pairs(part(first, name)) == pairs(part(monday, name))
+    summary = json.loads((first.folder / "stages/10-prepare/summary.json").read_text())
+    assert summary["of_no_part"] == labels.count("neither")
+    assert lists(first) == lists(monday)
