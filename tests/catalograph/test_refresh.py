@@ -367,3 +367,23 @@ def test_choices_that_a_label_split_left_out_stay_left_out(
     summary = json.loads((first.folder / "stages/10-prepare/summary.json").read_text())
     assert summary["of_no_part"] == labels.count("neither")
     assert lists(first) == lists(monday)
+
+
+def test_a_held_out_choice_is_held_out_again_when_its_item_comes_back(
+    base: tuple[World, Run, Run], nights: Nights
+) -> None:
+    world, run, _ = base
+    monday = began(world, "away", run)
+    first = night(world, "away", monday.folder, "first")
+    held = {name: pairs(part(monday, name))[0] for name in ("valid", "test")}
+    items = {item for _, item in held.values()}
+    whole = nights.catalog.read_bytes()
+    nights.edit(nights.catalog, lambda rows: [row for row in rows if row["product"] not in items])
+    without = night(world, "away", first.folder, "without")
+    still = night(world, "away", without.folder, "still")
+    nights.catalog.write_bytes(whole)
+    back = night(world, "away", still.folder, "back")
+    for name in ("train", "valid", "test"):
+        assert not items & {item for _, item in pairs(part(still, name))}
+        assert pairs(part(back, name)) == pairs(part(monday, name))
+    assert lists(back) == lists(first)
