@@ -40,7 +40,7 @@ from recsys.frozen import freeze
 from recsys.interactions import Interactions, read_interactions
 
 FROZEN = "frozen"
-GONE, HELD = "gone.json", "held.parquet"
+GONE, HELD, LEADER = "gone.json", "held.parquet", "leader.json"
 MAY_CHANGE = ("data.catalog", "data.pictures", "data.interactions", "candidates.allow", "candidates.deny")
 """Keys whose files a refresh reads anew, wherever they are by now."""
 
@@ -63,6 +63,7 @@ def refresh(
         RunFolderError: R109, the configuration is not that of the run.
         MissingPrerequisite: P102, the run has no finished lists yet.
         ConfigError: C209, its reranker reads more than words.
+        InvalidData: D113, its choices or its leader are not what was recorded.
     """
     with Origin.opened(come_from, progress, lends=not full) as origin:
         _refuse_other_settings(config, origin)
@@ -70,6 +71,9 @@ def refresh(
         origin.need(("prepare", "train", "recommend"))
         if config.rerank is not None:
             origin.need(("finetune",))
+        # What is linked or loaded as a model proves itself; these files are read as they are.
+        origin.check("prepare")
+        origin.check("recommend", LEADER)
         return run_stages(config, folder, None, progress, extraction, origin, REFRESHED, refreshed=True)
 
 
@@ -196,7 +200,7 @@ def freeze_models(road: Road) -> Counts:
         kind, known = final_fit(origin)
         folder = road.path("train", f"{FROZEN}/none").parent
         freeze(load_models(origin, kind, names, known), known, folder)
-        write_atomic(folder / "leader.json", origin.path("recommend", "leader.json").read_bytes())
+        write_atomic(folder / LEADER, origin.path("recommend", LEADER).read_bytes())
     return Counts(len(names), len(names), outputs=(FROZEN,))
 
 
@@ -206,7 +210,7 @@ def _is_frozen(origin: Origin) -> bool:
 
 def _leader(origin: Origin) -> str:
     rows = origin.stage("recommend").record["outputs"]
-    return next(str(row["sha256"]) for row in rows if row["path"] == "leader.json")
+    return next(str(row["sha256"]) for row in rows if row["path"] == LEADER)
 
 
 def finetune_parts(road: Road) -> dict[str, Any]:

@@ -387,3 +387,27 @@ def test_a_held_out_choice_is_held_out_again_when_its_item_comes_back(
         assert not items & {item for _, item in pairs(part(still, name))}
         assert pairs(part(back, name)) == pairs(part(monday, name))
     assert lists(back) == lists(first)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"10-prepare/{name}.parquet" for name in ("train", "valid", "test", "held")),
+        "10-prepare/gone.json",
+        "50-recommend/leader.json",
+    ],
+)
+def test_a_refresh_from_a_damaged_run_is_refused(
+    base: tuple[World, Run, Run], tmp_path: Path, name: str
+) -> None:
+    world, _, first = base
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(first.folder, spoilt)
+    path = spoilt / "stages" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    again = world.again("base", "--from", str(spoilt), "--json", verb="refresh", folder=tmp_path / "again")
+    told = json.loads(again.out)["error"]
+    assert (again.code, told["code"], told["where"]) == (5, "D113", str(path))
+    assert not (tmp_path / "again").exists()
