@@ -116,14 +116,26 @@ class Origin(Finished):
         rows = path_hashes(self.stage(name).record)
         for path, digest in rows:
             _link(self.stage(name).folder / path, to.output(path))
-            if hash_file(to.folder / path) != digest:
-                raise InvalidData(
-                    "D113",
-                    f"stage {name} does not match its record",
-                    where=str(self.stage(name).folder / path),
-                    next_step=f"catalograph verify --run-dir {self.folder}",
-                )
+            self._check(name, path, digest, to.folder / path)
         return [path for path, _ in rows]
+
+    def check(self, name: str, *paths: str) -> None:
+        """Raise InvalidData D113 for the first of these outputs of a stage that is not what was recorded.
+
+        Without paths, all outputs are meant; one that the stage never declared raises as well.
+        """
+        recorded = dict(path_hashes(self.stage(name).record))
+        for path in paths or recorded:
+            self._check(name, path, recorded.get(path), self.stage(name).folder / path)
+
+    def _check(self, name: str, path: str, digest: str | None, copy: Path) -> None:
+        if digest is None or hash_file(copy) != digest:
+            raise InvalidData(
+                "D113",
+                f"stage {name} does not match its record",
+                where=str(self.stage(name).folder / path),
+                next_step=f"catalograph verify --run-dir {self.folder}",
+            )
 
     def seed(self, stage: str, feature: str, shelf: Path, parts: Mapping[str, Any]) -> None:
         """Begins a shard store with the shards that this run has of the same settings."""

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from catalograph.config import RunConfig, changed_keys
-from catalograph.integrity import read_json
+from catalograph.integrity import path_hashes, read_json
 from catalograph.origin import Origin
 from catalograph.progress import Progress
 from catalograph.refreshed_lists import recommend, recommend_parts
@@ -39,7 +40,7 @@ from recsys.frozen import freeze
 from recsys.interactions import Interactions, read_interactions
 
 FROZEN = "frozen"
-GONE = "gone.json"
+GONE, HELD, LEADER = "gone.json", "held.parquet", "leader.json"
 MAY_CHANGE = ("data.catalog", "data.pictures", "data.interactions", "candidates.allow", "candidates.deny")
 """Keys whose files a refresh reads anew, wherever they are by now."""
 
@@ -62,6 +63,7 @@ def refresh(
         RunFolderError: R109, the configuration is not that of the run.
         MissingPrerequisite: P102, the run has no finished lists yet.
         ConfigError: C209, its reranker reads more than words.
+        InvalidData: D113, its choices or its leader are not what was recorded.
     """
     with Origin.opened(come_from, progress, lends=not full) as origin:
         _refuse_other_settings(config, origin)
@@ -69,6 +71,9 @@ def refresh(
         origin.need(("prepare", "train", "recommend"))
         if config.rerank is not None:
             origin.need(("finetune",))
+        # What is linked or loaded as a model proves itself; these files are read as they are.
+        origin.check("prepare")
+        origin.check("recommend", LEADER)
         return run_stages(config, folder, None, progress, extraction, origin, REFRESHED, refreshed=True)
 
 
@@ -93,20 +98,23 @@ def prepare_parts(road: Road) -> dict[str, Any]:
         "catalog": road.catalog_parts(),
         "columns": data.interaction_columns.model_dump(mode="json"),
         "unknown_items": data.unknown_items,
+        "history_is_ordered": data.history_is_ordered,
+        "labels": _labels(road),
         "before": road.origin.hash_of("prepare"),
     }
 
 
 def prepare(road: Road) -> Counts:
-    """Writes `train.parquet`, `valid.parquet`, `test.parquet`, `summary.json` and `gone.json`, the items that
-    ever left.
+    """Writes `train.parquet`, `valid.parquet`, `test.parquet`, `summary.json`, `gone.json`, the items that
+    ever left, and `held.parquet`, the choices that were ever held out, there today or not.
 
-    A choice that the run before had is in the part where it was; a new one is in train. Choices of items that
-    have left the catalogue since are left out and counted. No choice is filtered out by numbers of choices.
+    A choice that was held out is in the part where it was; any other is in train. Choices of items that
+    have left the catalogue since are left out and counted, and so are, where labels split, those whose label
+    names no part. No choice is filtered out by numbers of choices.
     """
-    data, before = road.config.data, {name: road.origin.part(name) for name in ("valid", "test")}
+    data, held_out, before = road.config.data, _held_before(road), road.origin.part("train")
     ids = np.array(road.catalog.ids, dtype=np.str_)
-    gone = sorted({*before["test"].item_ids.tolist(), *_gone_before(road)} - set(road.catalog.ids))
+    gone = sorted({*before.item_ids.tolist(), *_gone_before(road)} - set(road.catalog.ids))
     axis = [*road.catalog.ids, *gone]
     found, counts = read_interactions(
         data.interactions_path, data.interaction_columns, axis, data.unknown_items
@@ -114,26 +122,52 @@ def prepare(road: Road) -> Counts:
     there = found.item_rows < len(ids)
     today = found.take(there)
     today = Interactions(today.user_ids, ids, *_columns(today))
-    held = {name: _is_in(today, part) for name, part in before.items()}
+    labels, n_there = _labels(road), len(today)
+    if labels is not None and today.labels is not None:
+        today = today.take(np.isin(today.labels, labels))
+    if data.history_is_ordered is False:
+        today = replace(today, timestamps=None)
+    part_of = np.asarray(held_out.labels)
+    held = {name: _is_in(today, held_out.take(part_of == name)) for name in ("valid", "test")}
     parts = {**held, "train": ~(held["valid"] | held["test"])}
     for name, rows in parts.items():
         today.take(rows).save(road.path("prepare", f"{name}.parquet"))
+    held_out.save(road.path("prepare", HELD))
     summary = {
         "read": {"in": counts.n_in, "ok": counts.n_ok},
         "of_items_that_left": int((~there).sum()),
-        "new": int((parts["train"] & ~_is_in(today, road.origin.part("train"))).sum()),
+        "of_no_part": n_there - len(today),
+        "new": int((parts["train"] & ~_is_in(today, before)).sum()),
         **{name: int(rows.sum()) for name, rows in parts.items()},
     }
     write_atomic(road.path("prepare", "summary.json"), json.dumps(summary, indent=1).encode())
     write_atomic(road.path("prepare", GONE), json.dumps(gone).encode())
-    outputs = ("train.parquet", "valid.parquet", "test.parquet", "summary.json", GONE)
+    outputs = ("train.parquet", "valid.parquet", "test.parquet", "summary.json", GONE, HELD)
     left_out = counts.n_quarantined + int((~there).sum())
     return Counts(counts.n_in, counts.n_in - left_out, left_out, outputs=outputs)
+
+
+def _labels(road: Road) -> list[str] | None:
+    """The labels that name a part; None where labels do not split."""
+    split = road.config.data.split
+    named = [*split.train_labels, *split.valid_labels, *split.test_labels]
+    return named if split.method == "label" else None
 
 
 def _gone_before(road: Road) -> list[str]:
     found = read_json(road.origin.path("prepare", GONE))
     return found if isinstance(found, list) else []
+
+
+def _held_before(road: Road) -> Interactions:
+    """The choices that were ever held out, each labelled with its part."""
+    origin = road.origin
+    if HELD in dict(path_hashes(origin.stage("prepare").record)):
+        return Interactions.load(origin.path("prepare", HELD))
+    parts = {name: origin.part(name) for name in ("valid", "test")}
+    labels = np.repeat(list(parts), [len(part) for part in parts.values()])
+    both = parts["valid"].concat(parts["test"])
+    return replace(both, timestamps=None, weights=None, labels=labels)
 
 
 def _columns(part: Interactions) -> Sequence[Any]:
@@ -166,7 +200,7 @@ def freeze_models(road: Road) -> Counts:
         kind, known = final_fit(origin)
         folder = road.path("train", f"{FROZEN}/none").parent
         freeze(load_models(origin, kind, names, known), known, folder)
-        write_atomic(folder / "leader.json", origin.path("recommend", "leader.json").read_bytes())
+        write_atomic(folder / LEADER, origin.path("recommend", LEADER).read_bytes())
     return Counts(len(names), len(names), outputs=(FROZEN,))
 
 
@@ -176,7 +210,7 @@ def _is_frozen(origin: Origin) -> bool:
 
 def _leader(origin: Origin) -> str:
     rows = origin.stage("recommend").record["outputs"]
-    return next(str(row["sha256"]) for row in rows if row["path"] == "leader.json")
+    return next(str(row["sha256"]) for row in rows if row["path"] == LEADER)
 
 
 def finetune_parts(road: Road) -> dict[str, Any]:

@@ -61,6 +61,34 @@ def lists(run: Run, name: str = "50-recommend/test") -> dict[str, list[str]]:
     return {user: [i for i in row if i] for user, row in zip(found.user_ids.tolist(), found.items.tolist())}
 
 
+def began(world: World, name: str, base: Run, **data: Any) -> Run:
+    """A run of content search alone, from `base`, with other settings of `data`."""
+    config = world.config(**settings(world, rerank=False, sources=["content"]))
+    config["data"] |= data
+    (world.root / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = world.again(name, "--from", str(base.folder))
+    assert run.code == 0, run.err
+    return run
+
+
+def night(world: World, name: str, come_from: Path, folder: str, code: int = 0) -> Run:
+    """A refresh of what `began`."""
+    run = world.again(
+        name, "--from", str(come_from), "--json", verb="refresh", folder=world.root / f"{name}-{folder}"
+    )
+    assert run.code == code, run.err
+    return run
+
+
+def part(run: Run, name: str) -> Interactions:
+    return Interactions.load(run.folder / f"stages/10-prepare/{name}.parquet")
+
+
+def pairs(found: Interactions) -> list[tuple[str, str]]:
+    users, items = found.user_ids[found.user_rows], found.item_ids[found.item_rows]
+    return sorted(zip(users.tolist(), items.tolist(), strict=True))
+
+
 class Nights:
     """A world whose catalogue and choices change."""
 
@@ -223,14 +251,7 @@ def test_a_refresh_killed_at_several_moments_ends_as_an_undisturbed_one(
     base: tuple[World, Run, Run], nights: Nights
 ) -> None:
     world, run, _ = base
-    config = world.config(**settings(world, rerank=False, sources=["content"]))
-    (world.root / "kills.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    began = world.again("kills", "--from", str(run.folder))
-    assert began.code == 0, began.err
-    first = world.again(
-        "kills", "--from", str(began.folder), verb="refresh", folder=world.root / "kills-first"
-    )
-    assert first.code == 0, first.err
+    first = night(world, "kills", began(world, "kills", run).folder, "first")
     nights.one_item_renamed_one_new_one_gone()
     given = ("--from", str(first.folder))
     calm = world.again("kills", *given, verb="refresh", folder=world.root / "calm")
@@ -312,3 +333,81 @@ def test_a_refresh_refuses_other_settings_other_verbs_and_its_own_folder(
     assert world.again("base", "--from", str(run.folder), *both, verb="refresh").code == 2
     forms = refresh(world, "forms", run.folder, "--set", "rerank.lambdamart={}", code=10)
     assert json.loads(forms.out)["error"]["code"] == "R109"
+
+
+def test_histories_without_order_stay_without_order(base: tuple[World, Run, Run]) -> None:
+    world, run, _ = base
+    monday = began(world, "unordered", run, history_is_ordered=False)
+    first = night(world, "unordered", monday.folder, "first")
+    for name in ("train", "valid", "test"):
+        assert not part(monday, name).ordered and not part(first, name).ordered
+        assert pairs(part(first, name)) == pairs(part(monday, name))
+    assert part(run, "train").ordered
+
+
+def test_choices_that_a_label_split_left_out_stay_left_out(
+    base: tuple[World, Run, Run], nights: Nights
+) -> None:
+    world, run, _ = base
+    table = pq.read_table(nights.choices)
+    labels = [("train", "test", "neither")[row % 3] for row in range(table.num_rows)]
+    pq.write_table(table.append_column("set", pa.array(labels)), world.data / "labelled.parquet")
+    monday = began(
+        world,
+        "labelled",
+        run,
+        interactions="labelled.parquet",
+        interaction_columns={"user": "person", "item": "product", "timestamp": "time", "label": "set"},
+        split={"method": "label"},
+    )
+    first = night(world, "labelled", monday.folder, "first")
+    for name in ("train", "valid", "test"):
+        assert len(part(monday, name)) > 0
+        assert pairs(part(first, name)) == pairs(part(monday, name))
+    summary = json.loads((first.folder / "stages/10-prepare/summary.json").read_text())
+    assert summary["of_no_part"] == labels.count("neither")
+    assert lists(first) == lists(monday)
+
+
+def test_a_held_out_choice_is_held_out_again_when_its_item_comes_back(
+    base: tuple[World, Run, Run], nights: Nights
+) -> None:
+    world, run, _ = base
+    monday = began(world, "away", run)
+    first = night(world, "away", monday.folder, "first")
+    held = {name: pairs(part(monday, name))[0] for name in ("valid", "test")}
+    items = {item for _, item in held.values()}
+    whole = nights.catalog.read_bytes()
+    nights.edit(nights.catalog, lambda rows: [row for row in rows if row["product"] not in items])
+    without = night(world, "away", first.folder, "without")
+    still = night(world, "away", without.folder, "still")
+    nights.catalog.write_bytes(whole)
+    back = night(world, "away", still.folder, "back")
+    for name in ("train", "valid", "test"):
+        assert not items & {item for _, item in pairs(part(still, name))}
+        assert pairs(part(back, name)) == pairs(part(monday, name))
+    assert lists(back) == lists(first)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"10-prepare/{name}.parquet" for name in ("train", "valid", "test", "held")),
+        "10-prepare/gone.json",
+        "50-recommend/leader.json",
+    ],
+)
+def test_a_refresh_from_a_damaged_run_is_refused(
+    base: tuple[World, Run, Run], tmp_path: Path, name: str
+) -> None:
+    world, _, first = base
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(first.folder, spoilt)
+    path = spoilt / "stages" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    again = world.again("base", "--from", str(spoilt), "--json", verb="refresh", folder=tmp_path / "again")
+    told = json.loads(again.out)["error"]
+    assert (again.code, told["code"], told["where"]) == (5, "D113", str(path))
+    assert not (tmp_path / "again").exists()
