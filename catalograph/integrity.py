@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,9 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN is refused, because JSON has none."""
     text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False, default=str)
-    write_atomic(path, text.encode() + b"\n")
+    # Half letters, which a damaged record may hold, have no UTF-8: they stay the escapes that they were.
+    halves = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half.group()):04x}", text)
+    write_atomic(path, halves.encode() + b"\n")
 
 
 def write_sealed(path: Path, record: Mapping[str, Any]) -> None:

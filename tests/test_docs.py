@@ -220,3 +220,18 @@ def test_the_site_has_every_page() -> None:
     listed = re.findall(r": ([\w-]+\.md)$", text_of(ROOT / "mkdocs.yml"), re.M)
     root = ["index.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
     assert sorted(listed) == sorted([*root, *(path.name for path in (ROOT / "docs").glob("*.md"))])
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(path: Path) -> None:
+    columns, wrong = 0, []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            columns = 0
+            continue
+        # A bar inside code or behind a backslash ends no cell.
+        cells = re.sub(r"`[^`]*`|\\\|", "", line).strip().strip("|").count("|") + 1
+        columns = columns or cells
+        if cells != columns or not line.rstrip().endswith("|"):
+            wrong.append(line[:60])
+    assert wrong == []

@@ -142,6 +142,12 @@ def test_a_record_that_holds_nan_is_unreadable_and_no_error(tmp_path: Path) -> N
     assert read_sealed(tmp_path / "r.json") is None
 
 
+def test_half_a_letter_in_a_record_is_written_again_as_it_was_read(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "r.json", {"outcome": "a\ud800b \u00e9"})
+    assert b"a\\ud800b \xc3\xa9" in (tmp_path / "r.json").read_bytes()
+    assert read_sealed(tmp_path / "r.json") == {"outcome": "a\ud800b \u00e9"}
+
+
 @pytest.mark.parametrize("text", ["\t: [", "- 1", "", "a: \x1a"])
 def test_a_run_whose_configuration_was_damaged_is_refused_by_name(tmp_path: Path, text: str) -> None:
     folder = run_of(tmp_path)
