@@ -19,7 +19,8 @@ import yaml
 
 from catalograph.integrity import path_hashes, read_json, read_stage, require_run, stored_config
 from catalograph.problems import unknown_name
-from extract.errors import CatalographError, ConfigError, InvalidData, MissingPrerequisite, UnsafeInput
+from extract.disk import new_folder
+from extract.errors import CatalographError, ConfigError, InvalidData, MissingPrerequisite
 from extract.store import hash_file, write_atomic
 
 Kind = Literal["features", "retriever", "adapter"]
@@ -83,18 +84,13 @@ def pull(repo: str, kind: Kind, to: Path, *, revision: str | None = None) -> str
         MissingPrerequisite: M310, the hub refused or cannot be reached.
         InvalidData: D130, there is no list of hashes, it is empty, or a file is missing or differs from it.
     """
-    if to.exists():
-        raise UnsafeInput("U407", "the folder exists", where=str(to), next_step="name a new one with --to")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as scratch:
-        # Apart, so that no file of the repository lies where only checked ones go.
-        got, whole = Path(scratch, "got"), Path(scratch, "whole")
-        got.mkdir()
+    # Apart, so that no file of the repository lies where only checked ones go.
+    with new_folder(to) as whole, tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as scratch:
+        got = Path(scratch)
         commit = _download(repo, _type(kind), revision, got)
         for name in [*_checked(got, repo, kind), MANIFEST]:
             (whole / name).parent.mkdir(parents=True, exist_ok=True)
             (got / name).rename(whole / name)
-        whole.rename(to)
     return commit
 
 

@@ -21,6 +21,7 @@ from catalograph.progress import Progress
 from catalograph.road import KEPT, SHARDS, Finished
 from catalograph.stage_folder import StageFolder
 from catalograph.stages import STAGES
+from extract.disk import half_of
 from extract.errors import InvalidData, MissingPrerequisite
 from extract.store import ShardStore, canonical_json, fingerprint, hash_file, write_atomic
 
@@ -159,7 +160,7 @@ def _link_tree(source: Path, target: Path) -> None:
     """All of a folder under another name, whole or absent."""
     if not source.is_dir() or target.exists():
         return
-    part = target.with_name(f".{target.name}.tmp")
+    part = half_of(target)
     shutil.rmtree(part, ignore_errors=True)
     for folder, _, files in os.walk(source):
         own = part / os.path.relpath(folder, source)
@@ -175,7 +176,7 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.tmp")
+    part = half_of(target)
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from extract.errors import ResourceExhausted
+from extract.errors import ResourceExhausted, UnsafeInput
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
@@ -52,6 +52,31 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def half_of(path: Path) -> Path:
+    """The name that a file or folder has until it is whole: beside it, hidden, with this process's number."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill that appears whole or not at all; what is yielded is its place until then.
+
+    Raises:
+        UnsafeInput: U407, there is one.
+    """
+    if folder.exists():
+        raise UnsafeInput("U407", "the folder exists", where=str(folder), next_step="name a new one")
+    half = half_of(folder)
+    half.mkdir(parents=True)
+    try:
+        yield half
+        os.rename(half, folder)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
 @contextmanager
 def atomic_file(path: Path, size: int = 0) -> Iterator[BinaryIO]:
     """A file to write that appears whole or not at all: temporary name, fsync, rename, fsync the folder.
@@ -63,7 +88,7 @@ def atomic_file(path: Path, size: int = 0) -> Iterator[BinaryIO]:
     Raises:
         ResourceExhausted: the disk, the quota or the file size limit is full; the old file stands untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = half_of(path)
     try:
         with temporary.open("wb") as file:
             yield file

@@ -6,8 +6,6 @@ says which. What stands in the row of an item without a vector is a choice that 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from extract.cards import feature_card
-from extract.disk import hash_file, sync_folder
+from extract.disk import hash_file, new_folder
 from extract.errors import InvalidData, UnsafeInput
 from extract.features import FeatureTable
 
@@ -59,16 +57,12 @@ def export_features(
         InvalidData: an id is doubled, or a mean is wanted where no item has a vector.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise UnsafeInput("U407", "the folder exists", where=str(folder), next_step="name a new one")
     for name in features:
         if name in {"", ".", "..", Path(IDS).stem} or set(name) & set("/\\\0"):
             raise UnsafeInput("U408", f"a feature called {name!r} has no file of its own to be written to")
     if ids is None:
         ids = sorted({item_id for table in features.values() for item_id in table.ids})
-    half = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    half.mkdir(parents=True)
-    try:
+    with new_folder(folder) as half:
         _write_ids(ids, half / IDS)
         for name, table in features.items():
             aligned = table.aligned_to(ids)
@@ -80,11 +74,6 @@ def export_features(
             }
             card = feature_card(name, aligned, {**(more or {}).get(name, {}), "export": facts})
             (half / f"{name}.md").write_text(card, encoding="utf-8")
-        os.rename(half, folder)
-    except BaseException:
-        shutil.rmtree(half, ignore_errors=True)
-        raise
-    sync_folder(folder.parent)
     return sorted(folder.iterdir())
 
 

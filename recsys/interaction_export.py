@@ -7,14 +7,12 @@ same order. An export is a new folder, whole or absent.
 from __future__ import annotations
 
 import csv
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from extract.disk import sync_folder
+from extract.disk import new_folder
 from extract.errors import InvalidData, UnsafeInput
 from recsys.interactions import Interactions
 from recsys.trec import trec_field
@@ -39,23 +37,14 @@ def export_split(parts: Mapping[str, Interactions], folder: Path, format: str, n
         UnsafeInput: U407, the folder exists; U408, the name is none for a file.
         InvalidData: D216, an id has a line break, which no line of a text file can hold.
     """
-    if folder.exists():
-        raise UnsafeInput("U407", "the folder exists", where=str(folder), next_step="name a new one")
-    if not re.fullmatch(r"[\w-]+", name):
-        raise UnsafeInput("U408", f"a data set called {name!r} has no file of its own to be written to")
-    first = parts[PARTS[0]]
-    for axis in (first.user_ids.tolist(), first.item_ids.tolist()):
-        if broken := [text for text in axis if re.search(r"[\r\n]", text)]:
-            raise InvalidData("D216", "an id holds a line break", why=repr(broken[0]))
-    half = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    half.mkdir(parents=True)
-    try:
+    with new_folder(folder) as half:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise UnsafeInput("U408", f"a data set called {name!r} has no file of its own to be written to")
+        first = parts[PARTS[0]]
+        for axis in (first.user_ids.tolist(), first.item_ids.tolist()):
+            if broken := [text for text in axis if re.search(r"[\r\n]", text)]:
+                raise InvalidData("D216", "an id holds a line break", why=repr(broken[0]))
         FORMATS[format](parts, half, name)
-        os.rename(half, folder)
-    except BaseException:
-        shutil.rmtree(half, ignore_errors=True)
-        raise
-    sync_folder(folder.parent)
     return sorted(folder.iterdir())
 
 
