@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from catalograph import retrieval
 from catalograph.config import RunConfig, changed_keys
 from catalograph.integrity import path_hashes, read_json
 from catalograph.origin import Origin
@@ -92,16 +93,7 @@ def _refuse_other_settings(config: RunConfig, origin: Origin) -> None:
 
 def prepare_parts(road: Road) -> dict[str, Any]:
     """What the parts of today are made from."""
-    data = road.config.data
-    return {
-        "interactions": road.run.input_hash(data.interactions_path),
-        "catalog": road.catalog_parts(),
-        "columns": data.interaction_columns.model_dump(mode="json"),
-        "unknown_items": data.unknown_items,
-        "history_is_ordered": data.history_is_ordered,
-        "labels": _labels(road),
-        "before": road.origin.hash_of("prepare"),
-    }
+    return {**retrieval.prepare_parts(road), "before": road.origin.hash_of("prepare")}
 
 
 def prepare(road: Road) -> Counts:

@@ -197,8 +197,10 @@ def run_stages(
 
 def delivered_lists(road: Road) -> Path | None:
     """The best lists that the entered stages have made: gated, else reranked, else as retrieved."""
-    names = (("rerank", "gated"), ("rerank", "reranked"), ("recommend", "test"))
-    made = (road.path(stage, f"{name}.parquet") for stage, name in names if road.is_done(stage))
+    files = (
+        ("recommend", "test") if name == "retrieved" else ("rerank", name) for name in evaluation.DELIVERED
+    )
+    made = (road.path(stage, f"{name}.parquet") for stage, name in files if road.is_done(stage))
     return next((path for path in made if path.is_file()), None)
 
 

@@ -37,19 +37,16 @@ def axis_of(ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.str_]:
 def rows_of(ids: Sequence[str] | NDArray[np.str_], axis: NDArray[np.str_], kind: str) -> NDArray[np.int32]:
     """Row [N] of each id on an axis; an id that is not on it raises InvalidData D202."""
     wanted = as_texts(ids)
-    if not len(wanted):
-        return np.zeros(0, dtype=np.int32)
-    order = np.argsort(axis, kind="stable")
-    place = np.minimum(np.searchsorted(axis, wanted, sorter=order), len(axis) - 1) if len(axis) else None
-    bad = np.ones(len(wanted), dtype=np.bool_) if place is None else axis[order[place]] != wanted
-    if place is None or bad.any():
+    rows = find_rows(wanted, axis)
+    bad = rows < 0
+    if bad.any():
         names = ", ".join(dict.fromkeys(wanted[bad].tolist()[:5]))
         raise InvalidData(
             "D202",
             f"{int(bad.sum())} {kind} ids are not on the {kind} axis",
             why=f"first: {names}; axis of {len(axis)} ids",
         )
-    return order[place].astype(np.int32)
+    return rows.astype(np.int32)
 
 
 def find_rows(ids: NDArray[np.str_], axis: NDArray[np.str_]) -> NDArray[np.int64]:
