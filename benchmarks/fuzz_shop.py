@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from hostile_shop import DOCUMENTED
 
-DOCUMENTED = {0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130, 143}
 ITEMS = [{"item_id": f"i{n}", "title": f"mug {n}", "brand": "b"} for n in range(6)]
 CLICKS = [
     {"user_id": f"u{u}", "item_id": f"i{(u + n) % 6}", "time": str(10 * u + n), "label": "train"}

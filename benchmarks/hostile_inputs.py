@@ -32,9 +32,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from hostile_cases import picture_cases, picture_shop, single_cases
-from hostile_shop import Case, write_shop
+from hostile_shop import DOCUMENTED, Case, write_shop
 
-DOCUMENTED = {0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130, 143}
 LONGEST = 60
 """Seconds a command may take."""
 

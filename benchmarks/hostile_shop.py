@@ -14,6 +14,8 @@ import yaml
 from picture_traps import drawn
 
 Spoil = Callable[[Path], None]
+DOCUMENTED = {0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130, 143}
+"""Exit codes that the guide names; 1 is an internal error."""
 
 
 @dataclass(frozen=True)

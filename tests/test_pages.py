@@ -137,15 +137,6 @@ class Reader:
 
 
 @pytest.fixture(scope="session")
-def one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
 def first_reader(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> tuple[Path, list[str]]:
     """The folder of somebody who followed the README, and what went wrong on the way."""
     folder = tmp_path_factory.mktemp("reader") / "shop"
